@@ -1,0 +1,147 @@
+"""Handoff control messages between a decode pod (D) and a prefill pod (P), as JSON over HTTP on port 8100.
+
+    D -> P  POST /handoff/v1/prefill   PrefillJob   -> 202 | 401 ticket | 409 LayoutMismatch | 503 busy
+    P -> D  POST /handoff/v1/reserve   ReserveAsk   -> 200 ReserveGrant | 404 job unknown | 503 not now
+    P -> D  pages over the KV data connections (`transfer`), one stream per tensor-parallel rank
+    P -> D  POST /handoff/v1/finish    JobEnd       -> 200; `error` set when P gave up
+    D -> P  POST /handoff/v1/ack       JobEnd       -> 200; P frees its pages (`error` set: abort)
+
+P computes KV for all tokens but the last and never samples. D reserves pages before P computes the
+first chunk, but not while the job queues at P: P asks (`reserve`) when the job nears its queue's head.
+The messages are plain dataclasses; receivers decode them strictly (`msgspec.convert`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+PREFILL_PATH = "/handoff/v1/prefill"
+RESERVE_PATH = "/handoff/v1/reserve"
+FINISH_PATH = "/handoff/v1/finish"
+ACK_PATH = "/handoff/v1/ack"
+
+
+class _Message:
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutFingerprint(_Message):
+    """Everything that must agree before KV pages of one process mean anything in another.
+
+    `tensor_parallel` is not compared: pages are head-major, so unequal TP is a slice.
+    """
+
+    model: str
+    """Digest over the model's config and weight file identities, not a served name."""
+    kv_dtype: str
+    num_layers: int
+    num_kv_heads: int
+    """Of the whole model, before sharding."""
+    head_dim: int
+    page_size: int
+    rope: str
+    """Canonical JSON of the rope parameters in force (YaRN changes every key)."""
+    tensor_parallel: int
+
+    def mismatch(self, other: LayoutFingerprint) -> str | None:
+        """The first field that differs, or None when pages may be exchanged."""
+        for f in fields(self):
+            if f.name != "tensor_parallel" and getattr(self, f.name) != getattr(other, f.name):
+                return f.name
+        return None
+
+    def digest(self) -> str:
+        """Hex; equal exactly when `mismatch` is None."""
+        body = {k: v for k, v in asdict(self).items() if k != "tensor_parallel"}
+        return hashlib.blake2b(json.dumps(body, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillJob(_Message):
+    job_id: str
+    """Unique per attempt: a failover uses a new id."""
+    request_id: str
+    ticket: str
+    token_ids: list[int]
+    held_tokens: int
+    """Leading tokens whose KV D already holds; a multiple of the page size. P sends pages after them."""
+    fingerprint: LayoutFingerprint
+    decode_url: str
+    """Handoff control address of D."""
+    decode_incarnation: str
+    cache_salt: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    """Seconds from receipt after which P drops the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveAsk(_Message):
+    job_id: str
+    prefill_incarnation: str
+    prefill_tensor_parallel: int
+    token: str
+    """Secret of this job, chosen by P; D's grant repeats it, and it authenticates finish and ack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSlot(_Message):
+    page_id: int
+    generation: int
+    """Bumped each time the page changes owner; a write that names an old one is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveGrant(_Message):
+    job_id: str
+    incarnation: str
+    token: str
+    data_token: str
+    """Secret that opens the KV data connections of this job."""
+    data_ports: list[int]
+    """KV data port of each of D's ranks, on the host of `decode_url`."""
+    first_page: int
+    """Index, within the sequence, of the first slot (= held_tokens / page_size)."""
+    slots: list[PageSlot] = field(default_factory=list)
+    """Where pages first_page, first_page + 1, ... go, one for each page that P computes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnd(_Message):
+    job_id: str
+    token: str
+    error: str | None = None
+    num_pages: int = 0
+    """Pages sent per rank pair (finish) or verified (ack)."""
+    num_bytes: int = 0
+    prefill_seconds: float = 0.0
+    cached_tokens: int = 0
+    """Prompt tokens that P found in its own prefix cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTrace(_Message):
+    """Where one request went; the `tandem` object of an answer asked for with the `TIMING` header."""
+
+    decode_pod: str
+    prefill_pod: str | None
+    """None when the decode pod computed the prompt itself."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Found in the decode pod's own prefix cache."""
+    handoff_pages: int
+    handoff_bytes: int
+    handoff_seconds: float
+    """From asking the prefill pod to the last verified page."""
+    queue_seconds: float
+    ttft_seconds: float
+    """From the request's arrival at the decode pod to its first token."""
+    tpot_seconds: float
+    """Mean time per output token after the first."""

@@ -1,0 +1,13 @@
+"""HTTP header names that Tandem's own parts exchange."""
+
+REQUEST_ID = "X-Request-Id"
+"""One id through client, gateway, decode and prefill; generated where absent."""
+TICKET = "X-Tandem-Ticket"
+"""Signed permission to use a prefill pod (see `ticket`). Always stripped from clients."""
+PODS = "X-Tandem-Pods"
+"""Answer header of the gateway: `decode=HOST:PORT; prefill=HOST:PORT`."""
+TIMING = "X-Tandem-Timing"
+"""Request header; when `1` the final chunk or body carries a `tandem` object (see `handoff.RequestTrace`)."""
+
+INTERNAL_PREFIX = "x-tandem-"
+"""The gateway strips every client header with this prefix except `TIMING`."""

@@ -1,0 +1,126 @@
+"""Tickets: the gateway's signed permission for one request to use one prefill pod.
+
+Format: `v1.<payload>.<signature>`, both parts base64url without padding; the signature is
+HMAC-SHA256 (RFC 2104) over `v1.<payload>`. The payload is compact JSON. A verifier accepts any
+of several keys, so that a key can be rotated without downtime: verifiers learn the new key first.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+DEFAULT_TTL_S = 120.0
+MIN_KEY_BYTES = 16
+
+
+class TicketError(ValueError):
+    """The ticket must not be honoured; the message says why and never contains key material."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    request_id: str
+    prefill_host: str
+    prefill_port: int
+    """Handoff control port of the prefill pod."""
+    prefill_incarnation: str
+    nonce: str
+    expires_at: float
+    """Unix seconds."""
+
+    @property
+    def prefill_url(self) -> str:
+        host = f"[{self.prefill_host}]" if ":" in self.prefill_host else self.prefill_host
+        return f"http://{host}:{self.prefill_port}"
+
+
+def new_nonce() -> str:
+    return secrets.token_urlsafe(16)
+
+
+def sign(ticket: Ticket, key: bytes) -> str:
+    if len(key) < MIN_KEY_BYTES:
+        raise ValueError(f"ticket key has {len(key)} bytes, needs at least {MIN_KEY_BYTES}")
+    payload = json.dumps(asdict(ticket), separators=(",", ":"), sort_keys=True).encode()
+    signed = b"v1." + _b64(payload)
+    return (signed + b"." + _b64(_mac(signed, key))).decode()
+
+
+def verify(text: str, keys: Sequence[bytes], *, now: float | None = None) -> Ticket:
+    """Checks signature, shape and expiry, in that order. Replay is `NonceLedger`'s to refuse."""
+    if len(text) > 4096:
+        raise TicketError("ticket is too long")
+    signed, dot, signature = text.rpartition(".")
+    if not dot or not signed.startswith("v1."):
+        raise TicketError("ticket is not of version v1")
+    try:
+        given = _unb64(signature)
+        raw = signed.encode("ascii")
+    except ValueError as error:
+        raise TicketError("ticket is not base64url") from error
+    if not any([hmac.compare_digest(_mac(raw, key), given) for key in keys]):
+        raise TicketError("ticket signature does not match")
+    try:
+        ticket = Ticket(**json.loads(_unb64(signed[3:])))
+    except (ValueError, TypeError) as error:
+        raise TicketError("ticket payload is malformed") from error
+    if ticket.expires_at <= (time.time() if now is None else now):
+        raise TicketError("ticket has expired")
+    return ticket
+
+
+class NonceLedger:
+    """Remembers nonces until they expire, so that a ticket is honoured once per pod. Thread-safe."""
+
+    def __init__(self, max_entries: int = 1_000_000) -> None:
+        self._expiry: dict[str, float] = {}
+        self._max_entries = max_entries
+        self._lock = threading.Lock()
+
+    def spend(self, ticket: Ticket, *, now: float | None = None) -> None:
+        """Raises `TicketError` when the nonce was spent before, or when the ledger is full."""
+        now = time.time() if now is None else now
+        with self._lock:
+            if ticket.nonce in self._expiry:
+                raise TicketError("ticket was already used")
+            if len(self._expiry) >= self._max_entries:
+                self._forget(now)
+                if len(self._expiry) >= self._max_entries:
+                    raise TicketError("too many tickets outstanding")
+            self._expiry[ticket.nonce] = ticket.expires_at
+            if len(self._expiry) % 4096 == 0:
+                self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        self._expiry = {nonce: at for nonce, at in self._expiry.items() if at > now}
+
+
+def parse_keys(text: str) -> tuple[bytes, ...]:
+    """One key per non-empty line; the first signs, all verify. Raises `ValueError` on a short key."""
+    keys = tuple(line.strip().encode() for line in text.splitlines() if line.strip())
+    for key in keys:
+        if len(key) < MIN_KEY_BYTES:
+            raise ValueError(f"a ticket key has {len(key)} bytes, needs at least {MIN_KEY_BYTES}")
+    if not keys:
+        raise ValueError("no ticket key found")
+    return keys
+
+
+def _mac(data: bytes, key: bytes) -> bytes:
+    return hmac.new(key, data, hashlib.sha256).digest()
+
+
+def _b64(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def _unb64(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
