@@ -33,21 +33,35 @@ class ServeFlags:
 
     model: str = flag(help="folder of a Hugging Face model (config.json, tokenizer, *.safetensors)", metavar="DIR")
     served_model_name: tuple[str, ...] = flag((), help="names clients may use; default: the folder's name")
-    role: Role = flag("both", help="prefill: computes prompts for decode pods; decode: answers clients, asks prefill pods; both: no handoff")
+    role: Role = flag(
+        "both",
+        help="prefill: computes prompts for decode pods; decode: answers clients, asks prefill pods; both: no handoff",
+    )
     host: str = flag("0.0.0.0", help="listen address")
     port: int = flag(ports.API, help="OpenAI API port")
     metrics_port: int = flag(ports.METRICS, help="port of /metrics, /livez, /readyz")
     handoff_port: int = flag(ports.HANDOFF, help="handoff control port (internal)")
-    kv_data_port: int = flag(ports.KV_DATA, help="first KV data port; rank r uses this + r; 0 picks free ports (internal)")
-    advertise_host: str | None = flag(None, help="address peers reach this pod at; default: $POD_IP, else the listen address")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = flag("auto", help="weights and activations; auto: the checkpoint's own")
+    kv_data_port: int = flag(
+        ports.KV_DATA, help="first KV data port; rank r uses this + r; 0 picks free ports (internal)"
+    )
+    advertise_host: str | None = flag(
+        None, help="address peers reach this pod at; default: $POD_IP, else the listen address"
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = flag(
+        "auto", help="weights and activations; auto: the checkpoint's own"
+    )
     kv_cache_dtype: Literal["auto", "fp8"] = flag("auto", help="KV cache; auto: as --dtype")
     quantization: Literal["auto", "none", "fp8"] = flag("auto", help="auto: as the checkpoint says")
-    load_format: Literal["safetensors", "dummy"] = flag("safetensors", help="dummy: random weights of config.json's shape, to measure speed")
+    load_format: Literal["safetensors", "dummy"] = flag(
+        "safetensors", help="dummy: random weights of config.json's shape, to measure speed"
+    )
     device: Literal["auto", "cpu", "cuda"] = flag("auto", help="auto: cuda where there is one")
     tensor_parallel_size: int = flag(1, help="ranks that share the model")
     max_model_len: int | None = flag(None, help="longest prompt + answer in tokens; default: the model's own")
-    rope_scaling: str | None = flag(None, help='JSON over the config, such as {"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":32768}')
+    rope_scaling: str | None = flag(
+        None,
+        help='JSON over the config, such as {"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":32768}',
+    )
     max_num_seqs: int = flag(64, help="most sequences in one step")
     max_num_batched_tokens: int = flag(2048, help="most tokens in one step; longer prompts are computed in chunks")
     max_waiting: int = flag(1024, help="most queued requests; one more is a 503")
@@ -55,13 +69,25 @@ class ServeFlags:
     kv_cache_memory: str | None = flag(None, help="memory for KV pages, such as 4GiB; default: from what is free")
     gpu_memory_utilization: float = flag(0.9, help="share of the GPU's memory to use")
     enable_prefix_caching: bool = flag(True, help="reuse KV pages of equal prompt beginnings")
-    local_prefill_max_tokens: int = flag(256, help="decode role: prompts with at most this many uncached tokens are computed locally")
-    handoff_lease_seconds: float = flag(60.0, help="prefill role: pages of a job whose decode pod fell silent are freed after this")
+    local_prefill_max_tokens: int = flag(
+        256, help="decode role: prompts with at most this many uncached tokens are computed locally"
+    )
+    handoff_lease_seconds: float = flag(
+        60.0, help="prefill role: pages of a job whose decode pod fell silent are freed after this"
+    )
     request_timeout: float = flag(600.0, help="seconds after which a request is ended")
     drain_timeout: float = flag(30.0, help="seconds in-flight requests may go on after SIGTERM")
-    api_key_file: str | None = flag(None, help="file with one API key per line; re-read when it changes; default: no keys", metavar="FILE")
-    ticket_key_file: str | None = flag(None, help="file with ticket keys, one per line, the first signs; re-read when it changes", metavar="FILE")
-    reasoning_parser: Literal["auto", "none", "qwen3"] = flag("auto", help="splits <think> into reasoning_content; auto: where the chat template knows it")
+    api_key_file: str | None = flag(
+        None, help="file with one API key per line; re-read when it changes; default: no keys", metavar="FILE"
+    )
+    ticket_key_file: str | None = flag(
+        None,
+        help="file with ticket keys, one per line, the first signs; re-read when it changes",
+        metavar="FILE",
+    )
+    reasoning_parser: Literal["auto", "none", "qwen3"] = flag(
+        "auto", help="splits <think> into reasoning_content; auto: where the chat template knows it"
+    )
     chat_template: str | None = flag(None, help="Jinja file instead of the tokenizer's template", metavar="FILE")
     log_format: Literal["text", "json"] = flag("text", help="log lines")
     log_level: Literal["debug", "info", "warning", "error"] = flag("info", help="least severe log line")
@@ -70,7 +96,9 @@ class ServeFlags:
 
     def check(self) -> None:
         """Raises `FlagError` for values that are wrong whatever the model is."""
-        _at_least_one(self, "tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "page_size")
+        _at_least_one(
+            self, "tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "page_size"
+        )
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise FlagError("--gpu-memory-utilization must be above 0 and at most 1")
         if self.role != "both" and self.ticket_key_file is None:
@@ -88,10 +116,18 @@ class GatewayFlags:
     metrics_port: int = flag(ports.METRICS, help="port of /metrics, /livez, /readyz")
     decode: tuple[str, ...] = flag((), help="API URLs of decode pods (static list)", metavar="URL")
     prefill: tuple[str, ...] = flag((), help="API URLs of prefill pods (static list)", metavar="URL")
-    kubernetes_service: str | None = flag(None, help="NAMESPACE/NAME of an InferenceService whose pods are watched instead of static lists")
+    kubernetes_service: str | None = flag(
+        None, help="NAMESPACE/NAME of an InferenceService whose pods are watched instead of static lists"
+    )
     strategy: Literal["PrefixAware", "LeastLoaded", "RoundRobin"] = flag("PrefixAware", help="how pods are picked")
-    api_key_file: str | None = flag(None, help="file with one API key per line; re-read when it changes; default: no keys", metavar="FILE")
-    ticket_key_file: str | None = flag(None, help="file with ticket keys, one per line, the first signs; default: decode pods prefill locally", metavar="FILE")
+    api_key_file: str | None = flag(
+        None, help="file with one API key per line; re-read when it changes; default: no keys", metavar="FILE"
+    )
+    ticket_key_file: str | None = flag(
+        None,
+        help="file with ticket keys, one per line, the first signs; default: decode pods prefill locally",
+        metavar="FILE",
+    )
     max_body_bytes: int = flag(8 * 1024 * 1024, help="largest request body; above it a 413")
     max_in_flight: int = flag(4096, help="most requests in flight; one more is a 429")
     connect_timeout: float = flag(2.0, help="seconds to connect to a pod")

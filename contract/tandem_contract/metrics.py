@@ -10,13 +10,51 @@ from typing import Literal
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300)
+LATENCY_BUCKETS_S = (
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.2,
+    0.35,
+    0.5,
+    0.75,
+    1,
+    1.5,
+    2,
+    3,
+    5,
+    8,
+    13,
+    20,
+    30,
+    60,
+    120,
+    300,
+)
 """TTFT, queue and end-to-end time."""
 TOKEN_BUCKETS_S = (
     0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2,
 )  # fmt: skip
 """TPOT and ITL; dense around the 20..50 ms where SLOs lie."""
-STEP_BUCKETS_S = (2e-5, 5e-5, 1e-4, 1.5e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+STEP_BUCKETS_S = (
+    2e-5,
+    5e-5,
+    1e-4,
+    1.5e-4,
+    2.5e-4,
+    5e-4,
+    1e-3,
+    2e-3,
+    5e-3,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+)
 
 
 @dataclass(frozen=True, slots=True)

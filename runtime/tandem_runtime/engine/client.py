@@ -1,0 +1,56 @@
+"""The engine as the server sees it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+from tandem_contract.handoff import LayoutFingerprint
+
+from tandem_runtime.engine.messages import EngineOutput, EngineRequest, EngineStatus
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is fixed once the model is loaded."""
+
+    fingerprint: LayoutFingerprint
+    max_model_len: int
+    page_size: int
+    num_pages: int
+    max_waiting: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    load_seconds: float
+    incarnation: str
+
+
+class EngineClient(Protocol):
+    """Implemented by the process-backed client, and by fakes in the server's tests."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Valid once `wait_ready` returned."""
+        ...
+
+    @property
+    def status(self) -> EngineStatus:
+        """The newest status received."""
+        ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    async def wait_ready(self) -> None:
+        """Returns when the model is loaded; raises `StartupError` when the engine gave up."""
+        ...
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Yields until `finish_reason` is set.
+
+        Closing the iterator early (client gone, stop string found) aborts the request in the engine.
+        Raises `OverloadedError` or `PromptTooLongError` before the first output, `EngineDeadError` at any time.
+        """
+        ...
+
+    async def close(self) -> None: ...

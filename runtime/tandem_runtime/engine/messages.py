@@ -1,0 +1,83 @@
+"""What crosses between the API process and the engine process (msgpack over a ZeroMQ socket pair)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from tandem_contract.handoff import RequestTrace
+from tandem_contract.ticket import Ticket
+
+from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
+
+FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
+
+
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One sequence to generate; `n > 1` is several of these (the prefix cache shares the prompt)."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    deadline_s: float | None = None
+    """Seconds from receipt."""
+    ticket: Ticket | None = None
+    """Verified permission to use a prefill pod."""
+    ticket_text: str = ""
+    """The ticket as signed, to be shown to the prefill pod."""
+    cache_salt: str = ""
+    """Separates prefix caches of tenants; part of the page hash."""
+    priority: int = 0
+    """Lower runs earlier; equal priorities run in order of arrival."""
+
+
+class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """News of one request. The last one carries `finish_reason`; nothing follows it."""
+
+    request_id: str
+    token_ids: list[int] = []
+    """Sampled since the previous output, a stop token included."""
+    logprobs: list[TokenLogprobs] | None = None
+    """One for each of `token_ids`, if asked for."""
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """In the first output: one for each prompt token but the first."""
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    """The stop or EOS token that ended the sequence (the last of `token_ids`)."""
+    error: str | None = None
+    """With finish_reason `error`: what went wrong, fit for the client."""
+    cached_tokens: int = 0
+    trace: RequestTrace | None = None
+    """In the last output."""
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    request_id: str
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Gauges and counters since start, sent by the engine after steps (at most every 100 ms) and when idle."""
+
+    running: int = 0
+    waiting: int = 0
+    waiting_tokens: int = 0
+    kv_pages_total: int = 0
+    kv_pages_used: int = 0
+    kv_pages_quarantined: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_query_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    leases_expired: int = 0
+    handoff_fallbacks: dict[str, int] = {}
+    """By reason."""
+    handoffs: dict[str, int] = {}
+    """By `side/outcome`."""
+    handoff_bytes: dict[str, int] = {}
+    """By side: sent, received."""
+    handoff_pages: dict[str, int] = {}
+    step_seconds: list[float] = []
+    """Of the steps since the previous status."""
+    gap_seconds: list[float] = []

@@ -1,0 +1,5 @@
+"""Which sequence runs when, in which KV pages: page pool, prefix cache, admission, chunking, preemption.
+
+Pure decisions over integers. No torch, no I/O, no clocks (time is an argument), no knowledge of how a step is computed
+or how pages travel.
+"""
