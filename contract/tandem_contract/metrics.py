@@ -34,7 +34,7 @@ LATENCY_BUCKETS_S = (
 )
 """TTFT, queue and end-to-end time."""
 TOKEN_BUCKETS_S = (
-    0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2,
+    0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1,
 )  # fmt: skip
 """TPOT and ITL; dense around the 20..50 ms where SLOs lie."""
 STEP_BUCKETS_S = (

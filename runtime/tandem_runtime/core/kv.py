@@ -5,7 +5,8 @@ A rank's KV cache is one contiguous array
     kv_PHLCSD: [num_pages, kv_heads_of_rank, num_layers, 2 (K, V), page_size, head_dim]
 
 so a page is one contiguous block, any range of its heads is one contiguous block (unequal tensor parallelism on both
-sides of a handoff is a slice), and one (page, head, layer, K|V) tile of [page_size, head_dim] is contiguous for attention.
+sides of a handoff is a slice), and one (page, head, layer, K|V) tile of [page_size, head_dim] is contiguous for
+attention.
 """
 
 from __future__ import annotations
