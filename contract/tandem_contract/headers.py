@@ -3,7 +3,9 @@
 REQUEST_ID = "X-Request-Id"
 """One id through client, gateway, decode and prefill; generated where absent."""
 TICKET = "X-Tandem-Ticket"
-"""Signed permission to use a prefill pod (see `ticket`). Always stripped from clients."""
+"""Signed permissions to use a prefill pod (see `ticket`), comma-separated: the preferred pod, then one for failover.
+
+Always stripped from clients."""
 PODS = "X-Tandem-Pods"
 """Answer header of the gateway: `decode=HOST:PORT; prefill=HOST:PORT`."""
 TIMING = "X-Tandem-Timing"

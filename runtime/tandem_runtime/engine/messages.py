@@ -13,6 +13,12 @@ from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
 FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
 
 
+class SignedTicket(msgspec.Struct, frozen=True):
+    ticket: Ticket
+    text: str
+    """As signed by the gateway, to be shown to the prefill pod."""
+
+
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One sequence to generate; `n > 1` is several of these (the prefix cache shares the prompt)."""
 
@@ -21,10 +27,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     sampling: SamplingParams
     deadline_s: float | None = None
     """Seconds from receipt."""
-    ticket: Ticket | None = None
-    """Verified permission to use a prefill pod."""
-    ticket_text: str = ""
-    """The ticket as signed, to be shown to the prefill pod."""
+    tickets: list[SignedTicket] = []
+    """Verified permissions to use a prefill pod, the preferred pod first; the next ones are for failover."""
     cache_salt: str = ""
     """Separates prefix caches of tenants; part of the page hash."""
     priority: int = 0
@@ -81,3 +85,46 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     step_seconds: list[float] = []
     """Of the steps since the previous status."""
     gap_seconds: list[float] = []
+
+
+class Outputs(msgspec.Struct, frozen=True, tag=True):
+    """Everything one step (or one event) has to say, in one message."""
+
+    outputs: list[EngineOutput]
+
+
+class ControlCall(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A handoff control message. To the engine: a peer posted it here. From the engine: post it to `url`."""
+
+    call_id: int
+    path: str
+    body: bytes
+    url: str = ""
+    """Scheme, host and port of the peer; empty towards the engine."""
+    timeout_s: float = 5.0
+
+
+class ControlReply(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    call_id: int
+    status: int
+    """HTTP status; 0 when the peer could not be reached in time (`body` then says why)."""
+    body: bytes = b""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The engine is starting: `done` of `total` bytes of `stage`."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The engine is about to exit. `startup` marks errors of configuration, which a restart does not mend."""
+
+    message: str
+    startup: bool
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """Abort everything and exit."""
