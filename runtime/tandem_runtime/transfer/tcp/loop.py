@@ -1,0 +1,93 @@
+"""One thread that owns a set of sockets; other threads hand it work. What runs on it needs no locks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], None]
+Handler = Callable[[int], None]
+"""Takes the ready `selectors` event mask."""
+
+
+class SelectorLoop:
+    def __init__(self, name: str, tick_s: float, on_tick: Work) -> None:
+        """`on_tick` runs every `tick_s` seconds, after the sockets' events; missed ticks are not made up for, so that
+        counting ticks measures silence as this thread could have heard it, not time this process was itself stopped."""
+        self._selector = selectors.DefaultSelector()
+        self._work: deque[Work] = deque()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
+        self._tick_s = tick_s
+        self._on_tick = on_tick
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def call(self, work: Work) -> None:
+        """Run `work` on the loop's thread, before any event that happens after this call. Thread-safe."""
+        self._work.append(work)
+        with contextlib.suppress(OSError):  # a wake-up is already pending, or the loop has ended
+            self._wake_write.send(b"\0")
+
+    def stop(self, last: Work) -> None:
+        """Run `last` on the loop's thread and end it."""
+        if self._thread.is_alive():
+
+            def stop() -> None:
+                self._stopping = True
+                last()
+
+            self.call(stop)
+            self._thread.join()
+
+    def watch(self, sock: socket.socket, events: int, handler: Handler) -> None:
+        """Start or change watching. Loop's thread only, as is `unwatch`."""
+        if sock.fileno() in self._selector.get_map():
+            self._selector.modify(sock, events, handler)
+        else:
+            self._selector.register(sock, events, handler)
+
+    def unwatch(self, sock: socket.socket) -> None:
+        if sock.fileno() in self._selector.get_map():
+            self._selector.unregister(sock)
+
+    def _run(self) -> None:
+        next_tick = time.monotonic() + self._tick_s
+        while not self._stopping:
+            ready = self._selector.select(max(0.0, next_tick - time.monotonic()))
+            while self._work:
+                self._guard(self._work.popleft())
+            for key, mask in ready:
+                # Work or an earlier event of this turn may have closed the socket, or handed its number to another.
+                if key.fileobj.fileno() == key.fd and key.fd in self._selector.get_map():  # type: ignore[union-attr]
+                    self._guard(lambda key=key, mask=mask: key.data(mask))  # type: ignore[misc]
+            if time.monotonic() >= next_tick:
+                self._guard(self._on_tick)
+                next_tick = time.monotonic() + self._tick_s
+        self._selector.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    @staticmethod
+    def _guard(work: Work) -> None:
+        try:
+            work()
+        except Exception:
+            log.exception("bug in the transfer loop")
+
+    def _on_wake(self, mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_read.recv(4096)

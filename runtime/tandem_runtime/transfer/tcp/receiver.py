@@ -1,0 +1,251 @@
+"""The receiving end of the TCP transport."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+
+from tandem_runtime.transfer.ledger import Hello, IncomingJob, IncomingStream
+from tandem_runtime.transfer.memory import PageSink
+from tandem_runtime.transfer.protocol import Failure, OnReceive, ReceiveJob, ReceiveReport, TransferFault
+from tandem_runtime.transfer.tcp import wire
+from tandem_runtime.transfer.tcp.loop import SelectorLoop
+from tandem_runtime.transfer.tcp.reader import FrameReader
+
+log = logging.getLogger(__name__)
+
+MAX_STRANGERS = 256
+"""Connections that have not introduced themselves; the oldest goes when there are more."""
+TICKS_PER_TIMEOUT = 5
+
+
+class TcpReceiver:
+    """A `PageReceiver` on `host:port` (0: any free port).
+
+    Everything but the public methods runs on the loop's thread: once a job's connections are closed there, no write to
+    its pages is in progress or can follow, and that is when it is reported.
+    """
+
+    def __init__(
+        self,
+        sink: PageSink,
+        on_report: OnReceive,
+        *,
+        host: str = "0.0.0.0",
+        port: int = 0,
+        stall_timeout_s: float = 10.0,
+    ) -> None:
+        """`stall_timeout_s`: how long each sender may take to connect, and then stay silent (one with nothing to send
+        makes itself heard). Raises `OSError` when the port is taken."""
+        self._sink = sink
+        self._on_report = on_report
+        self._stall_timeout_s = stall_timeout_s
+        self._jobs: dict[str, _Job] = {}
+        self._strangers: dict[_Connection, None] = {}
+        self._listener = socket.create_server((host, port), backlog=512)
+        self._listener.setblocking(False)
+        self._port: int = self._listener.getsockname()[1]
+        self._loop = SelectorLoop(f"kv-receiver-{self._port}", stall_timeout_s / TICKS_PER_TIMEOUT, self._on_tick)
+        self._loop.watch(self._listener, selectors.EVENT_READ, self._on_accept)
+        self._loop.start()
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    def open(self, job: ReceiveJob) -> None:
+        assert all(0 <= page_id < self._sink.num_pages for page_id, _ in job.slots), "slot out of range"
+        entry = _Job(IncomingJob(job, self._sink.layout, self._sink.rank))
+        self._loop.call(lambda: self._open(entry))
+
+    def close(self, job_id: str, reason: str) -> None:
+        self._loop.call(lambda: self._fail(job_id, TransferFault(Failure.CANCELLED, reason)))
+
+    def stop(self) -> None:
+        self._loop.stop(self._shut_down)
+
+    def _open(self, job: _Job) -> None:
+        assert job.id not in self._jobs, "job opened twice"
+        self._jobs[job.id] = job
+        self._settle(job)
+
+    def _on_accept(self, mask: int) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return  # the peer gave up, or descriptors ran out; the listener stays ready
+        wire.tune(sock, self._stall_timeout_s)
+        connection = _Connection(sock)
+        self._strangers[connection] = None
+        if len(self._strangers) > MAX_STRANGERS:
+            self._drop_stranger(next(iter(self._strangers)))
+        self._loop.watch(sock, selectors.EVENT_READ, lambda mask: self._on_readable(connection))
+
+    def _on_readable(self, connection: _Connection) -> None:
+        connection.quiet_ticks = 0
+        try:
+            if connection.reader is None:
+                hello = connection.receive_hello()
+                if hello is None:
+                    return
+                self._introduce(connection, hello)
+            connection.receive_pages()
+        except TransferFault as fault:
+            self._drop(connection, fault)
+        except OSError as error:
+            self._drop(connection, TransferFault(Failure.DISCONNECTED, f"{connection.name}: {error.strerror or error}"))
+        except Exception:
+            log.exception("bug while receiving KV pages")
+            self._drop(connection, TransferFault(Failure.INTERNAL, "see the log"))
+        else:
+            if connection.stream is not None and connection.stream.complete:
+                self._end(connection, wire.Verdict())
+                self._settle(self._jobs[connection.job_id])
+
+    def _introduce(self, connection: _Connection, hello: Hello) -> None:
+        """Raises `TransferFault`, which concerns the job only once the token has proved that the sender is its own."""
+        job = self._jobs.get(hello.job_id)
+        if job is None or not job.incoming.authentic(hello):
+            raise TransferFault(Failure.REJECTED, "unknown job or wrong token")
+        del self._strangers[connection]
+        connection.job_id = job.id
+        job.connections.append(connection)
+        stream = job.incoming.claim(hello)
+        connection.begin(stream, self._sink, f"sender rank {hello.sender_rank}")
+
+    def _drop(self, connection: _Connection, fault: TransferFault) -> None:
+        if connection in self._strangers:
+            self._drop_stranger(connection, fault)
+        else:
+            self._fail(connection.job_id, fault)
+
+    def _drop_stranger(self, connection: _Connection, fault: TransferFault | None = None) -> None:
+        del self._strangers[connection]
+        rejected = fault is not None and fault.failure is Failure.REJECTED
+        self._end(connection, wire.Verdict(fault.failure, fault.detail) if fault and rejected else None)
+
+    def _fail(self, job_id: str, fault: TransferFault) -> None:
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.fault = fault
+            self._settle(job)
+
+    def _settle(self, job: _Job) -> None:
+        """Report the job if it has ended."""
+        if job.fault is None and not job.incoming.complete:
+            return
+        del self._jobs[job.id]
+        for connection in job.connections:
+            if not connection.closed:
+                self._end(connection, wire.Verdict(job.fault.failure, job.fault.detail) if job.fault else None)
+        self._on_report(
+            ReceiveReport(
+                job_id=job.id,
+                ok=job.fault is None,
+                error=job.fault.failure if job.fault else None,
+                detail=job.fault.detail if job.fault else "",
+                pages=job.incoming.verified_pages,
+                bytes=job.incoming.verified_bytes,
+            )
+        )
+
+    def _end(self, connection: _Connection, verdict: wire.Verdict | None) -> None:
+        self._loop.unwatch(connection.sock)
+        connection.close(verdict)
+
+    def _on_tick(self) -> None:
+        for connection in list(self._strangers):
+            connection.quiet_ticks += 1
+            if connection.quiet_ticks > TICKS_PER_TIMEOUT:
+                self._drop_stranger(connection)
+        for job in list(self._jobs.values()):
+            job.ticks += 1
+            quiet = next((c for c in job.connections if c.tick() > TICKS_PER_TIMEOUT), None)
+            if quiet is not None:
+                self._fail(job.id, TransferFault(Failure.STALLED, f"{quiet.name} went silent"))
+            elif job.ticks > TICKS_PER_TIMEOUT and not all(s.claimed for s in job.incoming.streams.values()):
+                self._fail(job.id, TransferFault(Failure.STALLED, "not every sender rank connected in time"))
+
+    def _shut_down(self) -> None:
+        for connection in list(self._strangers):
+            self._drop_stranger(connection)
+        for job_id in list(self._jobs):
+            self._fail(job_id, TransferFault(Failure.SHUTDOWN, "the receiver stopped"))
+        self._loop.unwatch(self._listener)
+        self._listener.close()
+
+
+class _Job:
+    def __init__(self, incoming: IncomingJob) -> None:
+        self.incoming = incoming
+        self.id = incoming.job.job_id
+        self.connections: list[_Connection] = []
+        self.fault: TransferFault | None = None
+        self.ticks = 0
+
+
+class _Connection:
+    """A stranger until its hello is accepted, then one sender rank's stream of a job."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.closed = False
+        self.job_id = ""
+        self.name = "a sender"
+        self.stream: IncomingStream | None = None
+        self.reader: FrameReader | None = None
+        self.quiet_ticks = 0
+        self._hello = bytearray()
+        self._hello_bytes = wire.PREAMBLE_BYTES
+
+    def receive_hello(self) -> Hello | None:
+        """The hello once it is whole. Raises `TransferFault`, `OSError`."""
+        while True:
+            while missing := self._hello_bytes - len(self._hello):
+                try:
+                    data = self.sock.recv(missing)
+                except BlockingIOError:
+                    return None
+                if not data:
+                    raise TransferFault(Failure.DISCONNECTED, "left before its hello")
+                self._hello += data
+            if self._hello_bytes > wire.PREAMBLE_BYTES:
+                return wire.unpack_hello(self._hello[wire.PREAMBLE_BYTES :])
+            self._hello_bytes += wire.unpack_preamble(self._hello)
+
+    def begin(self, stream: IncomingStream, sink: PageSink, name: str) -> None:
+        self.stream, self.reader, self.name = stream, FrameReader(stream, sink), name
+        self._hello.clear()
+
+    def receive_pages(self) -> None:
+        """What has arrived, up to a turn's share. Raises `TransferFault`, `OSError`."""
+        assert self.reader is not None
+        assert self.stream is not None
+        budget = wire.TURN_BYTES
+        while budget > 0 and not self.stream.complete:
+            try:
+                count = self.sock.recvmsg_into(self.reader.buffers())[0]
+            except BlockingIOError:
+                return
+            if count == 0:
+                raise TransferFault(
+                    Failure.DISCONNECTED, f"{self.name} left after {self.stream.verified} verified fragments"
+                )
+            self.reader.advance(count)
+            budget -= count
+
+    def tick(self) -> int:
+        """Ticks since the sender was last heard; 0 once it has sent everything."""
+        self.quiet_ticks = 0 if self.closed else self.quiet_ticks + 1
+        return self.quiet_ticks
+
+    def close(self, verdict: wire.Verdict | None) -> None:
+        self.closed = True
+        if self.reader is not None:
+            self.reader.drop()
+        with contextlib.suppress(OSError):
+            if verdict is not None:
+                self.sock.send(wire.pack_verdict(verdict))
+        self.sock.close()
