@@ -1,0 +1,77 @@
+"""Page tables of sequences: the page pool and the prefix cache, used together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+
+from tandem_runtime.scheduling.pages import PagePool
+from tandem_runtime.scheduling.prefix_cache import PrefixCache
+from tandem_runtime.scheduling.sequence import Sequence
+
+
+class KVMemory:
+    def __init__(self, *, num_pages: int, page_size: int, cache_root: bytes, enable_prefix_caching: bool) -> None:
+        self.page_size = page_size
+        self.caching = enable_prefix_caching
+        self.cache = PrefixCache(cache_root)
+        self.pool = PagePool(num_pages, self.cache)
+
+    def pages_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.page_size)
+
+    def match_prefix(self, token_ids: Tokens[int], cache_salt: str) -> int:
+        """Tokens held in the cache now that a prompt of these tokens could use; takes no reference."""
+        seq_chain = self.cache.chain(cache_salt, self.page_size)
+        found = 0
+        while self.caching and found + self.page_size < len(token_ids):
+            tokens = token_ids[found : found + self.page_size]
+            if self.cache.find(seq_chain.key(found // self.page_size, tokens)) is None:
+                break
+            found += self.page_size
+        return found
+
+    def find_prefix(self, seq: Sequence) -> list[int]:
+        """Cached pages for the beginning of `seq`, never those of its newest token: that one is always computed."""
+        if not self.caching or seq.prompt_logprobs is not None:
+            return []
+        found: list[int] = []
+        for index in range((seq.num_tokens - 1) // self.page_size):
+            page = self.cache.find(seq.chain.key(index, self._page_tokens(seq, index)))
+            if page is None:
+                break
+            found.append(page)
+        return found
+
+    def cost(self, prefix: list[int], num_tokens: int) -> int:
+        """Free pages it takes to hold `num_tokens` of which `prefix` is cached (some of it in free pages)."""
+        revived = sum(self.pool.references(page) == 0 for page in prefix)
+        return self.pages_for(num_tokens) - len(prefix) + revived
+
+    def take(self, seq: Sequence, prefix: list[int], num_tokens: int) -> None:
+        """Gives `seq` its first page table; the caller has checked `cost`."""
+        self.pool.acquire(prefix)
+        seq.pages = prefix + self.pool.allocate(self.pages_for(num_tokens) - len(prefix))
+        seq.pages_registered = len(prefix)
+        seq.scheduled_tokens = seq.computed_tokens = len(prefix) * self.page_size
+
+    def grow(self, seq: Sequence) -> list[int]:
+        """One more page at the end of the table."""
+        pages = self.pool.allocate(1)
+        seq.pages += pages
+        return pages
+
+    def lacks_page(self, seq: Sequence) -> bool:
+        """Whether the next token to be computed lies beyond the page table."""
+        return seq.scheduled_tokens == len(seq.pages) * self.page_size
+
+    def register(self, seq: Sequence) -> None:
+        """Offers the full pages that committed steps computed to the prefix cache."""
+        if not self.caching:
+            return
+        full = seq.computed_tokens // self.page_size
+        for index in range(seq.pages_registered, full):
+            self.cache.insert(seq.chain.key(index, self._page_tokens(seq, index)), seq.pages[index])
+        seq.pages_registered = full
+
+    def _page_tokens(self, seq: Sequence, index: int) -> list[int]:
+        return seq.token_range(index * self.page_size, (index + 1) * self.page_size)

@@ -1,0 +1,295 @@
+"""A scheduler in a world that can catch it out: a device whose pages remember what was written, and handoff peers."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from tandem_runtime.core.plan import StepPlan, StepResult
+from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
+from tandem_runtime.scheduling import Scheduler, SchedulerConfig, Sequence, SequenceUpdate
+
+VOCABULARY = 13
+
+
+def config(**changes: object) -> SchedulerConfig:
+    values: dict[str, object] = {
+        "page_size": 4,
+        "num_pages": 24,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 16,
+        "max_model_len": 80,
+        "max_waiting": 64,
+        "enable_prefix_caching": True,
+        "cache_root": b"fingerprint",
+    }
+    return SchedulerConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def next_token(tokens: list[int], seed: int) -> int:
+    """The model and its sampler: a function of everything a real one may depend on."""
+    return blake2b(repr((tokens, seed)).encode(), digest_size=1).digest()[0] % VOCABULARY
+
+
+def expected_output(prompt: list[int], sampling: SamplingParams, context: int) -> list[int]:
+    tokens = list(prompt)
+    while len(tokens) < context and len(tokens) - len(prompt) < sampling.max_tokens:
+        tokens.append(next_token(tokens, sampling.seed))
+        if tokens[-1] in sampling.stop_token_ids and len(tokens) - len(prompt) >= sampling.min_tokens:
+            break
+    return tokens[len(prompt) :]
+
+
+def kv_values(tokens: list[int], salt: str) -> list[int]:
+    """One value per position that depends on all tokens up to it, as KV does."""
+    values = []
+    value = hash(salt)
+    for token in tokens:
+        value = hash((value, token))
+        values.append(value)
+    return values
+
+
+class Device:
+    """Executes plans in order; asserts that each chunk attends to exactly its own sequence."""
+
+    def __init__(self, page_size: int) -> None:
+        self.page_size = page_size
+        self.pages: dict[int, list[int | None]] = {}
+        self.salt_by_seed: dict[int, str] = {}
+        self._tokens: dict[int, list[int]] = {}
+        self._tables: dict[int, list[int]] = {}
+        self._sampling: dict[int, SamplingParams] = {}
+        self._num_prompt: dict[int, int] = {}
+        self._sampled_in: dict[int, int] = {}
+
+    def write(self, table: list[int], position: int, value: int | None) -> None:
+        page = self.pages.setdefault(table[position // self.page_size], [None] * self.page_size)
+        page[position % self.page_size] = value
+
+    def read(self, table: list[int], num_tokens: int) -> list[int | None]:
+        held = [value for page in table for value in self.pages.get(page, [None] * self.page_size)]
+        return held[:num_tokens]
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        slots = [chunk.slot for chunk in plan.chunks]
+        assert len(set(slots)) == len(slots)
+        for start in plan.starts:
+            assert start.slot in slots
+            self._tokens[start.slot] = start.prompt_token_ids + start.output_token_ids
+            self._tables[start.slot] = list(start.page_ids)
+            self._sampling[start.slot] = start.sampling
+            self._num_prompt[start.slot] = len(start.prompt_token_ids)
+        sampled: list[int] = []
+        logprobs: dict[int, TokenLogprobs] = {}
+        prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+        for index, chunk in enumerate(plan.chunks):
+            tokens, table, sampling = (book[chunk.slot] for book in (self._tokens, self._tables, self._sampling))
+            table += chunk.append_page_ids
+            stop = chunk.start + chunk.num_tokens
+            if chunk.token_ids is None:
+                assert self._sampled_in[chunk.slot] == plan.step - 1, "not sampled by the previous step"
+            else:
+                assert chunk.token_ids == tokens[chunk.start : stop]
+            assert stop <= len(tokens)
+            assert chunk.sample <= (stop == len(tokens))
+            values = kv_values(tokens[:stop], self.salt_by_seed[sampling.seed])
+            assert self.read(table, chunk.start) == values[: chunk.start], "attends to KV that is not its own"
+            for position in range(chunk.start, stop):
+                self.write(table, position, values[position])
+            if sampling.prompt_logprobs is not None and chunk.start < self._num_prompt[chunk.slot] - 1:
+                targets = tokens[chunk.start + 1 : min(stop + 1, self._num_prompt[chunk.slot])]
+                prompt_logprobs[index] = [TokenLogprobs(token, -1.0, 1, []) for token in targets]
+            if chunk.sample:
+                token = next_token(tokens, sampling.seed)
+                tokens.append(token)
+                self._sampled_in[chunk.slot] = plan.step
+                if sampling.logprobs is not None:
+                    logprobs[len(sampled)] = TokenLogprobs(token, -0.5, 1, [])
+                sampled.append(token)
+        assert plan.num_tokens > 0
+        kinds = [chunk.num_tokens > 1 for chunk in plan.chunks]
+        assert kinds == sorted(kinds), "decode rows come first"
+        return StepResult(plan.step, sampled, logprobs, prompt_logprobs, 0.0, 0.0)
+
+
+class Fleet:
+    """One scheduler, its device, and peers that gate, reserve, fill, fail and write late."""
+
+    def __init__(self, settings: SchedulerConfig) -> None:
+        self.config = settings
+        self.scheduler = Scheduler(settings)
+        self.device = Device(settings.page_size)
+        self.now = 0.0
+        self.sequences: dict[str, Sequence] = {}
+        """Added and not ended."""
+        self.outputs: dict[str, list[int]] = {}
+        self.ended: dict[str, str] = {}
+        """stop, length, aborted, expired or sent, by request id."""
+        self.updates: list[SequenceUpdate] = []
+        self.plans: list[StepPlan] = []
+        self.granted: dict[str, list[tuple[int, int]]] = {}
+        self.held: dict[str, int] = {}
+        self.quarantined: dict[str, list[int]] = {}
+        self.computed: set[str] = set()
+
+    def add(self, seq: Sequence) -> Sequence:
+        self.device.salt_by_seed[seq.sampling.seed] = seq.cache_salt
+        self.scheduler.add(seq)
+        self.sequences[seq.request_id] = seq
+        self.outputs[seq.request_id] = []
+        self.check()
+        return seq
+
+    # The engine loop, in halves.
+
+    def schedule(self) -> StepPlan | None:
+        plan = self.scheduler.schedule(self.now)
+        if plan is not None:
+            assert plan.num_tokens <= self.config.max_num_batched_tokens
+            assert len(plan.chunks) <= self.config.max_num_seqs
+            self.plans.append(plan)
+        for update in self.scheduler.take_updates():
+            self._take(update)
+        self.check()
+        return plan
+
+    def commit(self) -> list[SequenceUpdate]:
+        self.scribble()
+        updates = self.scheduler.commit(self.device.execute(self.plans.pop(0)), self.now)
+        for update in updates:
+            self._take(update)
+        self.check()
+        return updates
+
+    def step(self) -> bool:
+        """Without running ahead."""
+        if not self.plans and self.schedule() is None:
+            return False
+        self.commit()
+        return True
+
+    def _take(self, update: SequenceUpdate) -> None:
+        self.updates.append(update)
+        seq = self.sequences[update.request_id]
+        assert update.first_token == (bool(update.new_token_ids) and not self.outputs[update.request_id])
+        self.outputs[update.request_id] += update.new_token_ids
+        if seq.mode == "prefill_only":
+            table = self.scheduler.page_table(update.request_id)
+            expected = kv_values(seq.prompt_token_ids[: update.computed_tokens], seq.cache_salt)
+            assert self.device.read(table, update.computed_tokens) == expected, "would send pages that are not ready"
+            if update.computed_tokens == len(seq.prompt_token_ids) - 1:
+                self.computed.add(update.request_id)
+        if update.finish_reason is not None:
+            self._ended(update.request_id, update.finish_reason)
+
+    def _ended(self, request_id: str, how: str) -> None:
+        assert request_id not in self.ended
+        self.ended[request_id] = how
+        seq = self.sequences.pop(request_id)
+        self.computed.discard(request_id)
+        context = min(self.config.max_model_len, self.config.num_pages * self.config.page_size)
+        expected = expected_output(seq.prompt_token_ids, seq.sampling, context)
+        got = self.outputs[request_id]
+        if how in ("stop", "length"):
+            assert got == expected
+            stopped = expected[-1] in seq.sampling.stop_token_ids and len(expected) >= seq.sampling.min_tokens
+            assert how == ("stop" if stopped else "length")
+        else:
+            assert got == expected[: len(got)]
+
+    # The decode side's peers.
+
+    def hold(self, request_id: str) -> None:
+        self.held[request_id] = self.scheduler.hold_prefix(request_id)
+        assert self.held[request_id] % self.config.page_size == 0
+        assert self.held[request_id] < len(self.sequences[request_id].prompt_token_ids)
+        self.check()
+
+    def reserve(self, request_id: str) -> bool:
+        slots = self.scheduler.reserve(request_id)
+        if slots is not None:
+            assert self.granted.setdefault(request_id, slots) == slots
+        self.check()
+        return slots is not None
+
+    def fill(self, request_id: str) -> None:
+        seq = self.sequences[request_id]
+        values = kv_values(seq.prompt_token_ids[:-1], seq.cache_salt)
+        table = [page for page, _ in self.granted.pop(request_id)]
+        held = self.held.pop(request_id, 0)
+        for position, value in enumerate(values[held:]):
+            self.device.write(table, position, value)
+        self.scheduler.filled(request_id)
+        self.check()
+
+    def fail(self, request_id: str) -> None:
+        self.scheduler.make_local(request_id)
+        self._quarantine(request_id)
+        self.check()
+
+    def quiesce(self, request_id: str) -> None:
+        self.quarantined.pop(request_id, None)
+        self.scheduler.quiesced(request_id)
+        self.check()
+
+    def scribble(self) -> None:
+        """What a prefill pod writes to pages that it was granted, or was granted once, at a bad moment."""
+        granted = [page for slots in self.granted.values() for page, _ in slots]
+        for page in granted + [page for pages in self.quarantined.values() for page in pages]:
+            self.device.pages[page] = [666] * self.config.page_size
+
+    def _quarantine(self, request_id: str) -> None:
+        self.held.pop(request_id, None)
+        pages = [page for page, _ in self.granted.pop(request_id, [])]
+        if pages:
+            self.quarantined.setdefault(request_id, []).extend(pages)
+
+    # The end.
+
+    def abort(self, request_id: str) -> None:
+        assert self.scheduler.abort(request_id) == (request_id in self.sequences)
+        if request_id in self.sequences:
+            self._quarantine(request_id)
+            self._ended(request_id, "aborted")
+        self.check()
+
+    def expire(self) -> None:
+        overdue = {seq.request_id for seq in self.sequences.values() if (seq.deadline or self.now + 1) <= self.now}
+        expired = self.scheduler.expire(self.now)
+        assert sorted(expired) == sorted(overdue)
+        for request_id in expired:
+            self._quarantine(request_id)
+            self._ended(request_id, "expired")
+        self.check()
+
+    def sent(self, request_id: str) -> None:
+        self.scheduler.release(request_id)
+        self._ended(request_id, "sent")
+        self.check()
+
+    def in_state(self, state: str) -> list[str]:
+        return [request_id for request_id, seq in self.sequences.items() if seq.state.value == state]
+
+    def check(self) -> None:
+        self.scheduler.check_integrity()
+
+    def drain(self, max_rounds: int = 5000) -> None:
+        """Peers behave from now on: everything must end, and every page come back."""
+        for request_id in list(self.quarantined):
+            self.quiesce(request_id)
+        for _ in range(max_rounds):
+            if not self.sequences and not self.plans:
+                break
+            self.now += 0.05
+            self.scheduler.near_head(10**9)
+            for request_id in self.in_state("gated"):
+                self.scheduler.open_gate(request_id)
+            for request_id in self.in_state("remote"):
+                if self.reserve(request_id):
+                    self.fill(request_id)
+            for request_id in list(self.computed):
+                self.sent(request_id)
+            self.step()
+        assert not self.sequences, f"never ended: {[(s.request_id, s.state) for s in self.sequences.values()]}"
+        counters = self.scheduler.counters
+        assert counters.pages_used == counters.pages_quarantined == counters.running == counters.waiting == 0
