@@ -1,0 +1,233 @@
+"""The HTTP face: routes, and what every request goes through (id, key, limits, log line, metrics)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from tandem_contract import headers
+
+from tandem_gateway import errors, forwarding
+from tandem_gateway.cors import Cors
+from tandem_gateway.fleet import Fleet
+from tandem_gateway.metrics import GatewayMetrics
+from tandem_gateway.prompt import Prompt, parse
+from tandem_gateway.proxy import Call, Proxy
+from tandem_gateway.reloading import ApiKeys, ReloadingFile
+
+log = logging.getLogger("tandem_gateway.access")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+GENERATE_ROUTES = ("/v1/chat/completions", "/v1/completions")
+TEXT_ROUTES = ("/tokenize", "/detokenize")
+OPEN_ROUTES = frozenset({"/livez", "/readyz", "/openapi.json"})
+"""Answered without an API key."""
+CLIENT_CLOSED = 499
+"""nginx's code, in metrics and logs only: the client left before the answer."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """One request, for its log line and metrics."""
+
+    request_id: str
+    started: float = field(default_factory=time.perf_counter)
+    first_byte: float | None = None
+    model: str | None = None
+
+    def begin(self) -> None:
+        self.first_byte = time.perf_counter()
+
+
+TRACE = web.RequestKey("trace", Trace)
+
+
+class GatewayApp:
+    """Handlers and their state; `api` and `probes` make the two aiohttp applications."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        proxy: Proxy,
+        metrics: GatewayMetrics,
+        *,
+        keys: ReloadingFile[ApiKeys] | None,
+        cors: Cors,
+        max_body_bytes: int,
+        max_in_flight: int,
+    ) -> None:
+        self._fleet = fleet
+        self._proxy = proxy
+        self._metrics = metrics
+        self._keys = keys
+        self._cors = cors
+        self._max_body_bytes = max_body_bytes
+        self._max_in_flight = max_in_flight
+        self._started = int(time.time())
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.draining = False
+
+    def api(self) -> web.Application:
+        app = web.Application(middlewares=[self._observe, self._admit], client_max_size=self._max_body_bytes)
+        for path in GENERATE_ROUTES + TEXT_ROUTES:
+            app.router.add_post(path, self._forward)
+        app.router.add_get("/openapi.json", self._forward, allow_head=False)
+        app.router.add_get("/v1/models", self._models, allow_head=False)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        if self._cors.origins:
+            for path in (*GENERATE_ROUTES, *TEXT_ROUTES, "/v1/models", "/openapi.json"):
+                app.router.add_options(path, self._cors.preflight)
+        app.on_response_prepare.append(self._stamp)
+        return app
+
+    def probes(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/metrics", self._expose)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        return app
+
+    @web.middleware
+    async def _observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        trace = request[TRACE] = Trace(forwarding.request_id(request.headers.get(headers.REQUEST_ID)))
+        status = CLIENT_CLOSED
+        try:
+            response = await self._shaped(request, handler)
+            status = response.status
+            return response
+        finally:
+            self._record(request, trace, status)
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in OPEN_ROUTES - {"/openapi.json"} or request.method == "OPTIONS":
+            return await handler(request)
+        if request.path not in OPEN_ROUTES:
+            self._check_key(request)
+        if self.draining:
+            raise errors.ShuttingDown("The gateway is shutting down.")
+        if self.in_flight >= self._max_in_flight:
+            raise errors.TooManyRequests("Too many requests are in flight.")
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            return await handler(request)
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self.idle.set()
+
+    async def _shaped(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every error in OpenAI's shape."""
+        try:
+            return await handler(request)
+        except errors.ApiError as error:
+            return _answer(error)
+        except web.HTTPRequestEntityTooLarge:
+            return _answer(errors.BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes."))
+        except web.HTTPNotFound:
+            return _answer(errors.NotFound(f"Unknown path {request.path}."))
+        except web.HTTPMethodNotAllowed as refusal:
+            response = _answer(errors.MethodNotAllowed(f"{request.path} does not take {request.method}."))
+            response.headers["Allow"] = ", ".join(sorted(refusal.allowed_methods))
+            return response
+        except Exception:
+            log.exception("request failed", extra={"fields": {"request_id": request[TRACE].request_id}})
+            return _answer(errors.ApiError("The gateway failed; its log tells why."))
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        trace = request[TRACE]
+        body = await self._read(request)
+        prompt = parse(request.path, body) if request.method == "POST" else Prompt()
+        trace.model = prompt.model
+        call = Call(
+            request_id=trace.request_id,
+            method=request.method,
+            path=request.path_qs,
+            headers=request.headers,
+            body=body,
+            prompt=prompt,
+            wants_prefill=request.path in GENERATE_ROUTES,
+            on_begin=trace.begin,
+        )
+        return await self._proxy.answer(call, request)
+
+    async def _read(self, request: web.Request) -> bytes:
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise errors.UnsupportedEncoding("The body must not be compressed.")
+        if (request.content_length or 0) > self._max_body_bytes:
+            raise errors.BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
+        return await request.read()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        data = [
+            {"id": name, "object": "model", "created": self._started, "owned_by": "tandem"}
+            for name in self._fleet.models()
+        ]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _livez(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        if self.draining:
+            return web.Response(status=503, text="draining\n")
+        if not self._fleet.can_answer:
+            return web.Response(status=503, text="no decode pod is ready\n")
+        return web.Response(text="ok\n")
+
+    async def _expose(self, request: web.Request) -> web.Response:
+        self._metrics.in_flight.set(self.in_flight)
+        body = generate_latest(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    def _check_key(self, request: web.Request) -> None:
+        if self._keys is None:
+            return
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not self._keys.get().accept(key.strip()):
+            raise errors.Unauthorized("The API key is missing or wrong (Authorization: Bearer ...).")
+
+    async def _stamp(self, request: web.Request, response: web.StreamResponse) -> None:
+        if trace := request.get(TRACE):
+            response.headers[headers.REQUEST_ID] = trace.request_id
+        self._cors.stamp(request, response)
+        if self.draining:
+            response.force_close()
+
+    def _record(self, request: web.Request, trace: Trace, status: int) -> None:
+        seconds = time.perf_counter() - trace.started
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "other"
+        self._metrics.requests.labels(route, status).inc()
+        if route in ("/livez", "/readyz"):
+            return
+        self._metrics.seconds.observe(seconds)
+        if trace.first_byte is not None:
+            self._metrics.ttfb.observe(trace.first_byte - trace.started)
+        if log.isEnabledFor(logging.INFO):
+            fields = {
+                "request_id": trace.request_id,
+                "method": request.method,
+                "route": route,
+                "status": status,
+                "seconds": round(seconds, 4),
+                "model": trace.model,
+            }
+            log.info("request", extra={"fields": fields})
+
+
+def _answer(error: errors.ApiError) -> web.Response:
+    return web.Response(
+        status=error.status, body=error.body(), headers={"Content-Type": "application/json", **error.headers}
+    )

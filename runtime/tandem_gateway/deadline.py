@@ -1,0 +1,62 @@
+"""One timer per attempt for everything that may end it early: silence, the total time, a pod gone, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+from tandem_gateway.errors import ApiError, UpstreamTimeout
+
+
+class Expired(Exception):
+    """The block under the deadline was cut off; `error` says why in the API's terms."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Deadline:
+    """`async with`: cancels the block when `stall` seconds pass without `touch`, or at `end`, or on `expire`.
+
+    `touch` is called per chunk, so it moves the timer only when that is due by a noticeable part of `stall`.
+    """
+
+    def __init__(self, *, end: float, stall: float) -> None:
+        """`end` is in the loop's time, `stall` in seconds."""
+        self._loop = asyncio.get_running_loop()
+        self._end = end
+        self._stall = stall
+        self._slack = min(1.0, stall / 4)
+        self._armed_at = self._loop.time()
+        self._timeout = asyncio.timeout_at(min(end, self._armed_at + stall))
+        self._error: ApiError | None = None
+
+    def touch(self) -> None:
+        now = self._loop.time()
+        if now - self._armed_at > self._slack and self._error is None:
+            self._armed_at = now
+            self._timeout.reschedule(min(self._end, now + self._stall))
+
+    def expire(self, error: ApiError) -> None:
+        """Ends the block now; only while it runs. The first cause stays."""
+        if self._error is None and not self._timeout.expired():
+            self._error = error
+            self._timeout.reschedule(self._loop.time())
+
+    async def __aenter__(self) -> Deadline:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, value, trace)
+        except TimeoutError as timeout:
+            raise Expired(self._error or self._timed_out()) from timeout
+
+    def _timed_out(self) -> ApiError:
+        if self._loop.time() >= self._end:
+            return UpstreamTimeout("The answer took longer than the gateway's request timeout.")
+        return UpstreamTimeout(f"The pod sent nothing for {self._stall:g} seconds.")

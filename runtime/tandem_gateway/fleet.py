@@ -1,0 +1,176 @@
+"""All pods the gateway knows, kept current: follows the endpoints, polls each pod on its own, picks for requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import aiohttp
+import msgspec
+from tandem_contract.status import STATUS_PATH, PodStatus
+
+from tandem_gateway.endpoints import Endpoint, Endpoints
+from tandem_gateway.metrics import GatewayMetrics
+from tandem_gateway.pod import Pod
+from tandem_gateway.prompt import Prompt
+from tandem_gateway.routing import Ask, Strategy, choose, served_models
+
+log = logging.getLogger(__name__)
+
+MIN_POLL_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    decode: Pod
+    prefill: Pod | None
+
+
+class Fleet:
+    """`async with`: follows the endpoints until the block ends."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        metrics: GatewayMetrics,
+        *,
+        strategy: Strategy,
+        connect_timeout: float,
+        status_interval: float,
+    ) -> None:
+        self._endpoints = endpoints
+        self._metrics = metrics
+        self._strategy = strategy
+        self._connect_timeout = connect_timeout
+        self._status_interval = status_interval
+        self._pods: dict[str, Pod] = {}
+        self._pollers: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._follower: asyncio.Task[None] | None = None
+        self._turn = 0
+
+    async def __aenter__(self) -> Fleet:
+        self._follower = asyncio.create_task(self._endpoints.run(self._update))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._follower is not None
+        self._follower.cancel()
+        await asyncio.wait([self._follower])
+        self._update(frozenset())
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    @property
+    def can_answer(self) -> bool:
+        return any(pod.state == "ready" and pod.status and pod.status.role != "prefill" for pod in self._pods.values())
+
+    def models(self) -> Collection[str]:
+        return served_models(pod.view(Prompt()) for pod in self._pods.values())
+
+    def pick(self, prompt: Prompt, *, wants_prefill: bool, exclude: frozenset[str] = frozenset()) -> Picked | None:
+        self._turn += 1
+        views = {pod.key: pod.view(prompt) for pod in self._pods.values()}
+        ask = Ask(prompt.model, wants_prefill, exclude, self._turn)
+        choice = choose(ask, list(views.values()), self._strategy)
+        if choice is None:
+            return None
+        found = views[choice.prefill or choice.decode].known_blocks
+        self._metrics.prefix_blocks.labels("true").inc(found)
+        self._metrics.prefix_blocks.labels("false").inc(len(prompt.blocks) - found)
+        decode = self._sent(choice.decode, "decode", prompt)
+        return Picked(decode, self._sent(choice.prefill, "prefill", prompt) if choice.prefill else None)
+
+    @contextlib.contextmanager
+    def occupied(self, pod: Pod) -> Iterator[None]:
+        """Counts a request that is at `pod`."""
+        pod.in_flight += 1
+        pod.idle.clear()
+        try:
+            yield
+        finally:
+            pod.in_flight -= 1
+            if pod.in_flight == 0:
+                pod.idle.set()
+
+    def _sent(self, key: str, role: str, prompt: Prompt) -> Pod:
+        pod = self._pods[key]
+        pod.sent(prompt)
+        self._metrics.picks.labels(key, role).inc()
+        return pod
+
+    def _update(self, endpoints: frozenset[Endpoint]) -> None:
+        wanted = {endpoint.url: endpoint for endpoint in endpoints}
+        known = {pod.endpoint.url: pod for pod in self._pods.values()}
+        for url, pod in known.items():
+            if url in wanted:
+                pod.endpoint = wanted[url]
+            else:
+                self._remove(pod)
+        for url in wanted.keys() - known.keys():
+            self._add(wanted[url])
+
+    def _add(self, endpoint: Endpoint) -> None:
+        # limit=0: aiohttp's default of 100 connections would queue requests behind a slow pod's streams.
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+        pod = Pod(endpoint, session)
+        self._pods[pod.key] = pod
+        self._pollers[pod.key] = asyncio.create_task(self._poll_forever(pod))
+
+    def _remove(self, pod: Pod) -> None:
+        """Streams of a removed pod go on; its session closes after the last of them."""
+        pod.removed()
+        del self._pods[pod.key]
+        poller = self._pollers.pop(pod.key)
+        poller.cancel()
+        closing = asyncio.create_task(_close_when_idle(pod, poller))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        for role in ("prefill", "decode"):
+            with contextlib.suppress(KeyError):
+                self._metrics.picks.remove(pod.key, role)
+        self._count_pods()
+
+    async def _poll_forever(self, pod: Pod) -> None:
+        while True:
+            await self._poll(pod)
+            self._count_pods()
+            await asyncio.sleep(self._status_interval)
+
+    async def _poll(self, pod: Pod) -> None:
+        mark = pod.poll_began()
+        timeout = aiohttp.ClientTimeout(total=max(MIN_POLL_TIMEOUT_S, 2 * self._status_interval))
+        try:
+            async with pod.session.get(pod.url.with_path(STATUS_PATH), timeout=timeout) as answer:
+                answer.raise_for_status()
+                pod.polled(msgspec.json.decode(await answer.read(), type=PodStatus), mark)
+        except aiohttp.ClientConnectorError as error:
+            pod.went_down(str(error))
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
+            pod.poll_failed(f"{type(error).__name__}: {error}")
+
+    def _count_pods(self) -> None:
+        counts = Counter((_role(pod), pod.state) for pod in self._pods.values())
+        for role in ("prefill", "decode", "both"):
+            for state in ("ready", "not_ready", "draining", "down"):
+                self._metrics.pods.labels(role, state).set(counts[role, state])
+
+
+def _role(pod: Pod) -> str:
+    return pod.status.role if pod.status else pod.endpoint.role
+
+
+async def _close_when_idle(pod: Pod, poller: asyncio.Task[None]) -> None:
+    await asyncio.wait([poller])
+    await pod.idle.wait()
+    await pod.session.close()

@@ -1,0 +1,51 @@
+"""Which HTTP headers go on: to the pods, and back to the client."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+
+from multidict import CIMultiDict, CIMultiDictProxy
+from tandem_contract import headers
+
+_HOP_BY_HOP = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade"),
+    }
+)
+"""RFC 9110, section 7.6.1."""
+_NOT_TO_POD = _HOP_BY_HOP | {"host", "content-length", "expect", "accept-encoding", "cookie", "origin", "x-request-id"}
+"""Content-Length is written anew; a compressed stream would hide its events."""
+_NOT_TO_CLIENT = _HOP_BY_HOP | {"content-length", "date", "server", "set-cookie", "x-request-id"}
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id(given: str | None) -> str:
+    """The client's own id where it is fit for headers and log lines, else a new one."""
+    return given if given and _SANE_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+def to_pod(client: CIMultiDictProxy[str], *, request_id: str, ticket: str | None) -> CIMultiDict[str]:
+    """A client's headers with our prefix never reach a pod, so a ticket in front of a pod is the gateway's own."""
+    sent = CIMultiDict(
+        (name, value)
+        for name, value in client.items()
+        if _allowed(name.lower(), _NOT_TO_POD, client) or name.lower() == headers.TIMING.lower()
+    )
+    sent[headers.REQUEST_ID] = request_id
+    if ticket is not None:
+        sent[headers.TICKET] = ticket
+    return sent
+
+
+def to_client(pod: CIMultiDictProxy[str], *, pods: str) -> CIMultiDict[str]:
+    sent = CIMultiDict((name, value) for name, value in pod.items() if _allowed(name.lower(), _NOT_TO_CLIENT, pod))
+    sent[headers.PODS] = pods
+    return sent
+
+
+def _allowed(name: str, dropped: frozenset[str], among: Mapping[str, str]) -> bool:
+    named_hop = name in among.get("Connection", "").lower().replace(" ", "").split(",")
+    return name not in dropped and not named_hop and not name.startswith(headers.INTERNAL_PREFIX)

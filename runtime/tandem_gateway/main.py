@@ -1,0 +1,137 @@
+"""`tandem gateway`: reads the flags, serves until SIGTERM, drains, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import uvloop
+from aiohttp import web
+from tandem_contract import ticket
+from tandem_contract.flags import GatewayFlags
+
+from tandem_gateway import logs
+from tandem_gateway.app import GatewayApp
+from tandem_gateway.cors import Cors
+from tandem_gateway.endpoints import Endpoints, StaticEndpoints
+from tandem_gateway.fleet import Fleet
+from tandem_gateway.kubernetes import ApiServer, WatchedEndpoints
+from tandem_gateway.metrics import GatewayMetrics
+from tandem_gateway.proxy import Limits, Proxy
+from tandem_gateway.reloading import ApiKeys, ReloadingFile
+
+log = logging.getLogger("tandem_gateway")
+
+CUT_OFF_TIMEOUT_S = 2.0
+
+
+def run(flags: GatewayFlags) -> int:
+    """The exit status; 1 when a file cannot be read or a port cannot be had."""
+    logs.configure(flags.log_format, flags.log_level)
+    _raise_file_limit()
+    try:
+        uvloop.run(_serve(flags))
+    except (OSError, ValueError) as error:
+        print(f"tandem gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class Gateway:
+    """A gateway that listens; `api_port` and `metrics_port` are the real ones where the flags say 0."""
+
+    def __init__(self, app: GatewayApp, proxy: Proxy, api_port: int, metrics_port: int) -> None:
+        self._app = app
+        self._proxy = proxy
+        self.api_port = api_port
+        self.metrics_port = metrics_port
+
+    async def drain(self, timeout: float) -> None:
+        """Takes nothing new; returns when all is answered, at the latest shortly after `timeout` seconds."""
+        self._app.draining = True
+        log.info("draining", extra={"fields": {"in_flight": self._app.in_flight}})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._app.idle.wait(), timeout)
+            return
+        log.warning("cutting off", extra={"fields": {"in_flight": self._app.in_flight}})
+        self._proxy.cut_off()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._app.idle.wait(), CUT_OFF_TIMEOUT_S)
+
+
+@contextlib.asynccontextmanager
+async def serving(flags: GatewayFlags, endpoints: Endpoints) -> AsyncIterator[Gateway]:
+    """Listens until the block ends. Raises `OSError` or `ValueError` for unusable files and ports."""
+    keys = ReloadingFile(flags.api_key_file, ApiKeys.parse) if flags.api_key_file else None
+    tickets = ReloadingFile(flags.ticket_key_file, ticket.parse_keys) if flags.ticket_key_file else None
+    metrics = GatewayMetrics()
+    fleet = Fleet(
+        endpoints,
+        metrics,
+        strategy=flags.strategy,
+        connect_timeout=flags.connect_timeout,
+        status_interval=flags.status_interval,
+    )
+    limits = Limits(
+        request_timeout=flags.request_timeout,
+        stall_timeout=flags.stall_timeout,
+        max_attempts=flags.max_attempts,
+    )
+    proxy = Proxy(fleet, tickets, limits, metrics)
+    app = GatewayApp(
+        fleet,
+        proxy,
+        metrics,
+        keys=keys,
+        cors=Cors(flags.cors_origin),
+        max_body_bytes=flags.max_body_bytes,
+        max_in_flight=flags.max_in_flight,
+    )
+    async with fleet, _listening(app.api(), flags.host, flags.port) as api_port:
+        async with _listening(app.probes(), flags.host, flags.metrics_port) as metrics_port:
+            fields = {"host": flags.host, "port": api_port, "metrics_port": metrics_port}
+            log.info("listening", extra={"fields": fields})
+            yield Gateway(app, proxy, api_port, metrics_port)
+
+
+async def _serve(flags: GatewayFlags) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    async with serving(flags, _endpoints(flags)) as gateway:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        await gateway.drain(flags.drain_timeout)
+
+
+def _endpoints(flags: GatewayFlags) -> Endpoints:
+    if flags.kubernetes_service is None:
+        return StaticEndpoints(flags.decode, flags.prefill)
+    namespace, _, service = flags.kubernetes_service.partition("/")
+    return WatchedEndpoints(ApiServer.in_cluster(os.environ), namespace, service)
+
+
+@contextlib.asynccontextmanager
+async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    # A client that leaves cancels its handler, and with it the pod's work. Bodies are passed on as they came.
+    runner = web.AppRunner(app, handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, backlog=4096).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def _raise_file_limit() -> None:
+    """Each stream is two sockets; the usual soft limit of 1,024 would end at 500."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,125 @@
+"""What the gateway knows of one engine pod: its last status, its health, and what was sent to it since."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Literal
+
+import aiohttp
+from tandem_contract.status import PodStatus
+from yarl import URL
+
+from tandem_gateway.deadline import Deadline
+from tandem_gateway.endpoints import Endpoint
+from tandem_gateway.errors import BadUpstream
+from tandem_gateway.prefix import BLOCK_BYTES, BYTES_PER_TOKEN, SentBlocks
+from tandem_gateway.prompt import Prompt
+from tandem_gateway.routing import PodView
+
+log = logging.getLogger(__name__)
+
+FAILED_POLLS_TO_DOWN = 2
+"""One late answer may be a busy pod; two in a row are a frozen or lost one."""
+MAX_SENT_BLOCKS = 65536
+
+State = Literal["ready", "not_ready", "draining", "down"]
+
+
+class Pod:
+    """Owned by `Fleet`. Its HTTP session is its own, so that a frozen pod's connections are in nobody's way."""
+
+    def __init__(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
+        self.endpoint = endpoint
+        self.session = session
+        self.url = URL(endpoint.url)
+        self.key = self.url.authority
+        self.status: PodStatus | None = None
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._sent = SentBlocks(MAX_SENT_BLOCKS)
+        self._failed_polls = 0
+        self._down = True
+        self._unanswered: set[Deadline] = set()
+        self._in_flight_at_poll = 0
+        self._tokens_since_poll = 0
+
+    @property
+    def state(self) -> State:
+        if self._down or self.status is None:
+            return "down"
+        if self.endpoint.leaving or self.status.draining:
+            return "draining"
+        return "ready" if self.status.ready else "not_ready"
+
+    def view(self, prompt: Prompt) -> PodView:
+        status = self.status
+        if status is None:
+            return PodView(self.key, self.endpoint.role, (), "", False, 0.0, 0, 0)
+        return PodView(
+            key=self.key,
+            role=status.role,
+            models=status.models,
+            fingerprint=status.fingerprint,
+            usable=self.state == "ready",
+            load=self._prefill_load(status) if status.role == "prefill" else self._decode_load(status),
+            waiting=status.waiting,
+            known_blocks=self._sent.known(prompt.blocks),
+        )
+
+    def sent(self, prompt: Prompt) -> None:
+        self._sent.add(prompt.blocks)
+        self._tokens_since_poll += prompt.tokens
+
+    def await_answer(self, deadline: Deadline) -> None:
+        """Until `answered`, the pod going down ends the attempt, which another pod can then take."""
+        self._unanswered.add(deadline)
+
+    def answered(self, deadline: Deadline) -> None:
+        self._unanswered.discard(deadline)
+
+    def poll_began(self) -> tuple[int, int]:
+        """What the coming status may already count; the mark goes to `polled`."""
+        return self.in_flight, self._tokens_since_poll
+
+    def polled(self, status: PodStatus, mark: tuple[int, int]) -> None:
+        if self.status is not None and self.status.incarnation != status.incarnation:
+            log.info("pod restarted", extra={"fields": {"pod": self.key, "incarnation": status.incarnation}})
+            self._sent.clear()
+            self._fail_unanswered("restarted")
+        if self._down:
+            log.info("pod is up", extra={"fields": {"pod": self.key, "role": status.role, "name": status.name}})
+        self.status = status
+        self._down = False
+        self._failed_polls = 0
+        self._in_flight_at_poll = mark[0]
+        self._tokens_since_poll -= mark[1]
+        cache_bytes = status.kv_pages_total * status.page_size * BYTES_PER_TOKEN
+        self._sent.capacity = max(1, min(MAX_SENT_BLOCKS, cache_bytes // BLOCK_BYTES))
+
+    def poll_failed(self, reason: str) -> None:
+        self._failed_polls += 1
+        if self._failed_polls >= FAILED_POLLS_TO_DOWN:
+            self.went_down(reason)
+
+    def went_down(self, reason: str) -> None:
+        """No connection, or no status in time. The next good poll brings the pod back."""
+        if not self._down:
+            log.warning("pod is down", extra={"fields": {"pod": self.key, "reason": reason}})
+        self._down = True
+        self._fail_unanswered("went down")
+
+    def removed(self) -> None:
+        self._down = True
+        self._fail_unanswered("was removed")
+
+    def _fail_unanswered(self, what: str) -> None:
+        for deadline in self._unanswered:
+            deadline.expire(BadUpstream(f"The pod {what} before it answered."))
+
+    def _decode_load(self, status: PodStatus) -> float:
+        return max(self.in_flight, status.running + status.waiting + self.in_flight - self._in_flight_at_poll)
+
+    def _prefill_load(self, status: PodStatus) -> float:
+        return status.waiting_tokens + self._tokens_since_poll

@@ -1,0 +1,61 @@
+"""The streaming loop: a pod's events to the client, byte for byte, and how the stream ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+from aiohttp import web
+
+from tandem_gateway.deadline import Deadline
+from tandem_gateway.errors import ApiError
+from tandem_gateway.events import EventRelay
+
+FAREWELL_TIMEOUT_S = 1.0
+
+
+class ClientStream:
+    """The client's side. Headers go out with the first bytes; until then another pod can still answer."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse, on_begin: Callable[[], None]) -> None:
+        self._request = request
+        self.response = response
+        self._on_begin = on_begin
+        self.begun = False
+
+    async def send(self, data: bytes) -> None:
+        if not self.begun:
+            self.begun = True
+            self._on_begin()
+            await self.response.prepare(self._request)
+        await self.response.write(data)
+
+    async def fail(self, error: ApiError) -> None:
+        """Ends a stream that has begun with an error event; a client that takes no bytes is dropped."""
+        try:
+            async with asyncio.timeout(FAREWELL_TIMEOUT_S):
+                await self.response.write(error.event())
+                await self.response.write_eof()
+        except (TimeoutError, ConnectionError):
+            if self._request.transport is not None:
+                self._request.transport.abort()
+
+
+async def relay(source: aiohttp.StreamReader, client: ClientStream, deadline: Deadline) -> bool:
+    """True when the stream was complete; False when the pod broke it off."""
+    events = EventRelay()
+    while True:
+        try:
+            chunk = await source.readany()
+        except aiohttp.ClientError:
+            return False
+        if not chunk:
+            break
+        deadline.touch()
+        if whole := events.feed(chunk):
+            await client.send(whole)
+    rest, complete = events.end()
+    if rest:
+        await client.send(rest)
+    return complete
