@@ -13,7 +13,8 @@ Prompt = list[int] | str
 CountTokens = Callable[[str], Awaitable[int]]
 """Tokens the server will see for a text, template and special tokens included."""
 
-_FILLER = " a"
+_FILLERS = (" a", " the", ".", ",", "!")
+"""Mostly a token each; a choice of them, so that one which is two tokens cannot stall the search."""
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdfghklmnprstvw" for vowel in "aeiou")
 _MAX_ROUNDS = 32
 
@@ -75,7 +76,7 @@ class TextPrompts:
             if missing < 0:
                 del words[-max(1, round(-missing / per_word)) :]
             elif missing <= 2 * per_word + 2:
-                words += [_FILLER] * missing
+                words += rng.choices(_FILLERS, k=missing)
             else:
                 words += [_word(rng) for _ in range(int(missing / per_word))]
             counted = await self._count(self._shared_prefix + "".join(words))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from bench.fake_openai import FakeOpenAI, count_tokens, serving
+from bench.serve.fake_openai import FakeOpenAI, count_tokens, serving
 from tandem_runtime.bench.main import run
 
 Start = Callable[[FakeOpenAI], Any]
