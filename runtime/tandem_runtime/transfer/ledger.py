@@ -11,7 +11,7 @@ import msgspec
 
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.plan import byte_range, layout_digest, peer_layout, senders_to
-from tandem_runtime.transfer.protocol import Failure, ReceiveJob, TransferFault
+from tandem_runtime.transfer.protocol import Failure, ReceiveJob, ReceiveReport, TransferFault
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,14 +98,6 @@ class IncomingJob:
     def complete(self) -> bool:
         return all(stream.complete for stream in self.streams.values())
 
-    @property
-    def verified_pages(self) -> int:
-        return sum(all(s.holds(i) for s in self.streams.values()) for i in range(len(self.job.slots)))
-
-    @property
-    def verified_bytes(self) -> int:
-        return sum(stream.verified * stream.length for stream in self.streams.values())
-
     def authentic(self, hello: Hello) -> bool:
         return hmac.compare_digest(self.job.data_token.encode(), hello.data_token.encode())
 
@@ -124,3 +116,14 @@ class IncomingJob:
             raise TransferFault(Failure.PROTOCOL, f"sender rank {hello.sender_rank} connected twice")
         stream.claimed = True
         return stream
+
+    def report(self, fault: TransferFault | None) -> ReceiveReport:
+        streams = self.streams.values()
+        return ReceiveReport(
+            job_id=self.job.job_id,
+            ok=fault is None,
+            error=fault.failure if fault else None,
+            detail=fault.detail if fault else "",
+            pages=sum(all(stream.holds(i) for stream in streams) for i in range(len(self.job.slots))),
+            bytes=sum(stream.verified * stream.length for stream in streams),
+        )

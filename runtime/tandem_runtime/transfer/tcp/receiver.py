@@ -9,7 +9,7 @@ import socket
 
 from tandem_runtime.transfer.ledger import Hello, IncomingJob, IncomingStream
 from tandem_runtime.transfer.memory import PageSink
-from tandem_runtime.transfer.protocol import Failure, OnReceive, ReceiveJob, ReceiveReport, TransferFault
+from tandem_runtime.transfer.protocol import Failure, OnReceive, ReceiveJob, TransferFault
 from tandem_runtime.transfer.tcp import wire
 from tandem_runtime.transfer.tcp.loop import SelectorLoop
 from tandem_runtime.transfer.tcp.reader import FrameReader
@@ -140,16 +140,7 @@ class TcpReceiver:
         for connection in job.connections:
             if not connection.closed:
                 self._end(connection, wire.Verdict(job.fault.failure, job.fault.detail) if job.fault else None)
-        self._on_report(
-            ReceiveReport(
-                job_id=job.id,
-                ok=job.fault is None,
-                error=job.fault.failure if job.fault else None,
-                detail=job.fault.detail if job.fault else "",
-                pages=job.incoming.verified_pages,
-                bytes=job.incoming.verified_bytes,
-            )
-        )
+        self._on_report(job.incoming.report(job.fault))
 
     def _end(self, connection: _Connection, verdict: wire.Verdict | None) -> None:
         self._loop.unwatch(connection.sock)
