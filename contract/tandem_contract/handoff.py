@@ -5,6 +5,7 @@
     P -> D  pages over the KV data connections (`transfer`), one stream per tensor-parallel rank
     P -> D  POST /handoff/v1/finish    JobEnd       -> 200; `error` set when P gave up
     D -> P  POST /handoff/v1/ack       JobEnd       -> 200; P frees its pages (`error` set: abort)
+    D -> P  POST /handoff/v1/alive     AliveProbe   -> 200 Alive; renews the leases of D's jobs
 
 P computes KV for all tokens but the last and never samples. D reserves pages before P computes the
 first chunk, but not while the job queues at P: P asks (`reserve`) when the job nears its queue's head.
@@ -22,6 +23,7 @@ PREFILL_PATH = "/handoff/v1/prefill"
 RESERVE_PATH = "/handoff/v1/reserve"
 FINISH_PATH = "/handoff/v1/finish"
 ACK_PATH = "/handoff/v1/ack"
+ALIVE_PATH = "/handoff/v1/alive"
 
 
 class _Message:
@@ -124,6 +126,28 @@ class JobEnd(_Message):
     prefill_seconds: float = 0.0
     cached_tokens: int = 0
     """Prompt tokens that P found in its own prefix cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliveProbe(_Message):
+    decode_url: str
+    decode_incarnation: str
+    """A new one tells P that every older job of this D is void."""
+    job_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alive(_Message):
+    incarnation: str
+    unknown_jobs: list[str]
+    """Those of the probe's jobs that P does not have (any more)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutMismatch(_Message):
+    field: str
+    prefill: str
+    decode: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from tandem_contract.handoff import LayoutFingerprint
 from tandem_runtime.engine.messages import EngineOutput, EngineRequest, EngineStatus
 
 
-class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What is fixed once the model is loaded."""
 
     fingerprint: LayoutFingerprint
@@ -51,6 +51,10 @@ class EngineClient(Protocol):
         Closing the iterator early (client gone, stop string found) aborts the request in the engine.
         Raises `OverloadedError` or `PromptTooLongError` before the first output, `EngineDeadError` at any time.
         """
+        ...
+
+    async def control(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Hands a peer's handoff message to the engine; returns the HTTP status and body to answer."""
         ...
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""Feeds step plans to the model on a thread of its own, in order, so that the next plan waits ready when a step ends."""
+"""Feeds step plans to the model on a thread of its own, in order, so that the next one is ready when a step ends."""
 
 from __future__ import annotations
 

@@ -50,6 +50,8 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_def
     """The stop or EOS token that ended the sequence (the last of `token_ids`)."""
     error: str | None = None
     """With finish_reason `error`: what went wrong, fit for the client."""
+    error_code: str = ""
+    """With finish_reason `error`: the `code` of the `RequestError` that refused the request."""
     cached_tokens: int = 0
     trace: RequestTrace | None = None
     """In the last output."""

@@ -1,0 +1,338 @@
+"""The decode side of handoffs: asks prefill pods for prompts, grants pages, falls back when a pod fails.
+
+A remote sequence goes  asked -> (reserve) -> receiving -> filled, or to the next ticket's pod, or to local prefill.
+Its pages, once reserved, survive a failover: a new attempt opens only after the old one's transfer is quiet.
+"""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+from tandem_contract import handoff
+from tandem_contract.handoff import LayoutFingerprint
+
+from tandem_runtime.engine.control import ControlPlane, decode
+from tandem_runtime.engine.leases import TimerThread
+from tandem_runtime.engine.messages import ControlCall, EngineRequest
+from tandem_runtime.engine.transfers import JobReport, TransferGroup
+from tandem_runtime.scheduling.scheduler import Scheduler
+from tandem_runtime.transfer.protocol import ReceiveJob
+
+PROBE_INTERVAL_S = 1.0
+PROBE_TIMEOUT_S = 1.5
+PROBES_TO_FAIL = 2
+AVOID_SECONDS = 5.0
+"""A pod that failed a job is not asked again for this long."""
+
+
+@dataclass(slots=True)
+class HandoffRecord:
+    """What became of a request's handoff; kept for its trace."""
+
+    prefill_pod: str | None = None
+    pages: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Remote:
+    request: EngineRequest
+    held_tokens: int
+    attempts: itertools.count[int]
+    record: HandoffRecord
+    slots: list[tuple[int, int]] | None = None
+    """Reserved (page, generation) pairs, from the first granted attempt on."""
+    ticket_index: int = 0
+    job: _Job | None = None
+    gone: bool = False
+    """Aborted or expired; only quiescence is awaited."""
+
+
+@dataclass(slots=True)
+class _Job:
+    job_id: str
+    url: str
+    pod: str
+    incarnation: str
+    asked_at: float
+    phase: Literal["asked", "receiving"] = "asked"
+    token: str = ""
+    error: tuple[str, str] | None = None
+    """(reason label, message) of a job that is closing."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    incarnation: str
+    failures: int = 0
+    jobs: set[str] = field(default_factory=set)
+
+
+class DecodeHandoffs:
+    """Used on the engine's thread only."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        transfers: TransferGroup,
+        control: ControlPlane,
+        timers: TimerThread,
+        fingerprint: LayoutFingerprint,
+        incarnation: str,
+        url: str,
+        probe_interval_s: float = PROBE_INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._transfers = transfers
+        self._control = control
+        self._timers = timers
+        self._fingerprint = fingerprint
+        self._incarnation = incarnation
+        self._url = url
+        self._probe_interval_s = probe_interval_s
+        self._clock = clock
+        self._remotes: dict[str, _Remote] = {}
+        self._jobs: dict[str, _Remote] = {}
+        self._peers: dict[str, _Peer] = {}
+        self._avoid_until: dict[str, float] = {}
+        self._probing = False
+        self.outcomes: Counter[str] = Counter()
+        self.fallbacks: Counter[str] = Counter()
+        self.pages = 0
+        self.bytes = 0
+
+    @property
+    def routes(self) -> dict[str, Callable[[ControlCall], None]]:
+        return {handoff.RESERVE_PATH: self.on_reserve, handoff.FINISH_PATH: self.on_finish}
+
+    def start(self, request: EngineRequest, record: HandoffRecord) -> None:
+        """`request` is in the scheduler as a remote sequence; it will be filled or made local."""
+        held = self._scheduler.hold_prefix(request.request_id)
+        remote = _Remote(request, held, itertools.count(), record)
+        self._remotes[request.request_id] = remote
+        self._next_attempt(remote, reason="avoided")
+
+    def drop(self, request_id: str) -> None:
+        """The scheduler ended the sequence (abort, deadline): stop the transfer, free its pages once quiet."""
+        remote = self._remotes.get(request_id)
+        if remote is None:
+            return
+        remote.gone = True
+        if remote.job is None:
+            self._forget(remote)
+        else:
+            self._fail(remote.job, "aborted", "the request was aborted")
+
+    def on_reserve(self, call: ControlCall) -> None:
+        ask = decode(call.body, handoff.ReserveAsk)
+        remote = self._jobs.get(ask.job_id)
+        job = remote.job if remote else None
+        if remote is None or job is None or job.phase != "asked" or ask.prefill_incarnation != job.incarnation:
+            self._control.answer(call, 404)
+            return
+        if remote.slots is None:
+            remote.slots = self._scheduler.reserve(remote.request.request_id)
+        if remote.slots is None:
+            self._control.answer(call, 503)
+            return
+        job.phase = "receiving"
+        job.token = ask.token
+        data_token = secrets.token_urlsafe(16)
+        self._transfers.open_receive(
+            ReceiveJob(
+                job_id=job.job_id,
+                data_token=data_token,
+                sender_tp=ask.prefill_tensor_parallel,
+                slots=remote.slots,
+            )
+        )
+        grant = handoff.ReserveGrant(
+            job_id=job.job_id,
+            incarnation=self._incarnation,
+            token=ask.token,
+            data_token=data_token,
+            data_ports=self._transfers.data_ports,
+            first_page=remote.held_tokens // self._fingerprint.page_size,
+            slots=[handoff.PageSlot(page_id=page, generation=generation) for page, generation in remote.slots],
+        )
+        self._control.answer(call, 200, grant)
+
+    def on_finish(self, call: ControlCall) -> None:
+        """P's word that it sent everything, or gave up. Whether pages are good is the receiver's to say."""
+        end = decode(call.body, handoff.JobEnd)
+        remote = self._jobs.get(end.job_id)
+        self._control.answer(call, 200)
+        if remote is None or remote.job is None or end.error is None:
+            return
+        if remote.job.phase == "asked" or hmac.compare_digest(end.token, remote.job.token):
+            self._fail(remote.job, "prefill_error", end.error)
+
+    def on_received(self, report: JobReport) -> None:
+        """The transfer is over and quiet."""
+        remote = self._jobs.pop(report.job_id)
+        job = remote.job
+        assert job is not None
+        remote.job = None
+        self._leave_peer(job)
+        error = job.error or (("transfer", report.error) if report.error else None)
+        self._post_ack(job, error[1] if error else None, report)
+        if remote.gone:
+            self.outcomes["received/aborted"] += 1
+            self._forget(remote)
+        elif error is not None:
+            self.outcomes[f"received/{error[0]}"] += 1
+            self._avoid(job.url)
+            self._next_attempt(remote, reason=error[0])
+        else:
+            self.outcomes["received/ok"] += 1
+            self.pages += report.pages
+            self.bytes += report.bytes
+            remote.record.prefill_pod = job.pod
+            remote.record.pages = report.pages
+            remote.record.bytes = report.bytes
+            remote.record.seconds = self._clock() - job.asked_at
+            self._scheduler.filled(remote.request.request_id)
+            del self._remotes[remote.request.request_id]
+
+    def _next_attempt(self, remote: _Remote, *, reason: str) -> None:
+        """Asks the next ticket's pod; a ticket is used once, as its nonce is spent by asking."""
+        tickets = remote.request.tickets
+        while remote.ticket_index < len(tickets):
+            signed = tickets[remote.ticket_index]
+            remote.ticket_index += 1
+            if self._avoid_until.get(signed.ticket.prefill_url, 0.0) <= self._clock():
+                break
+        else:
+            self._make_local(remote, reason)
+            return
+        ticket = signed.ticket
+        job = _Job(
+            job_id=f"{remote.request.request_id}.{next(remote.attempts)}.{secrets.token_hex(4)}",
+            url=ticket.prefill_url,
+            pod=f"{ticket.prefill_host}:{ticket.prefill_port}",
+            incarnation=ticket.prefill_incarnation,
+            asked_at=self._clock(),
+        )
+        remote.job = job
+        self._jobs[job.job_id] = remote
+        self._join_peer(job)
+        message = handoff.PrefillJob(
+            job_id=job.job_id,
+            request_id=remote.request.request_id,
+            ticket=signed.text,
+            token_ids=remote.request.prompt_token_ids,
+            held_tokens=remote.held_tokens,
+            fingerprint=self._fingerprint,
+            decode_url=self._url,
+            decode_incarnation=self._incarnation,
+            cache_salt=remote.request.cache_salt,
+            priority=remote.request.priority,
+        )
+        self._control.post(
+            job.url, handoff.PREFILL_PATH, message, lambda status, body: self._on_asked(job, status, body)
+        )
+
+    def _on_asked(self, job: _Job, status: int, body: bytes) -> None:
+        if status == 202 or job.job_id not in self._jobs:
+            return
+        reason = {0: "unreachable", 401: "ticket", 409: "mismatch", 503: "busy"}.get(status, "refused")
+        self._fail(job, reason, f"prefill pod {job.pod} answered {status}: {body[:200].decode(errors='replace')}")
+
+    def _fail(self, job: _Job, reason: str, message: str) -> None:
+        """Ends a job; what follows happens once its transfer, if any, is quiet."""
+        if job.error is not None:
+            return
+        job.error = (reason, message)
+        if job.phase == "receiving":
+            self._transfers.close_receive(job.job_id, message)
+        else:
+            self.on_received(JobReport(job_id=job.job_id, error=message, pages=0, bytes=0))
+
+    def _make_local(self, remote: _Remote, reason: str) -> None:
+        self.fallbacks[reason] += 1
+        request_id = remote.request.request_id
+        del self._remotes[request_id]
+        self._scheduler.make_local(request_id)
+        self._scheduler.quiesced(request_id)
+
+    def _forget(self, remote: _Remote) -> None:
+        del self._remotes[remote.request.request_id]
+        self._scheduler.quiesced(remote.request.request_id)
+
+    def _post_ack(self, job: _Job, error: str | None, report: JobReport) -> None:
+        if job.token:
+            end = handoff.JobEnd(
+                job_id=job.job_id, token=job.token, error=error, num_pages=report.pages, num_bytes=report.bytes
+            )
+            self._control.post(job.url, handoff.ACK_PATH, end)
+
+    def _avoid(self, url: str) -> None:
+        self._avoid_until[url] = self._clock() + AVOID_SECONDS
+
+    # A frozen or restarted prefill pod is noticed by probing it while it owes us work.
+
+    def _join_peer(self, job: _Job) -> None:
+        peer = self._peers.setdefault(job.url, _Peer(job.incarnation))
+        peer.incarnation = job.incarnation
+        peer.jobs.add(job.job_id)
+        if not self._probing:
+            self._probing = True
+            self._timers.after(self._probe_interval_s, self._probe)
+
+    def _leave_peer(self, job: _Job) -> None:
+        peer = self._peers[job.url]
+        peer.jobs.discard(job.job_id)
+        if not peer.jobs:
+            del self._peers[job.url]
+
+    def _probe(self) -> None:
+        for url, peer in self._peers.items():
+            probe = handoff.AliveProbe(
+                decode_url=self._url, decode_incarnation=self._incarnation, job_ids=sorted(peer.jobs)
+            )
+            self._control.post(url, handoff.ALIVE_PATH, probe, self._on_probed(url, peer), timeout_s=PROBE_TIMEOUT_S)
+        self._probing = bool(self._peers)
+        if self._probing:
+            self._timers.after(self._probe_interval_s, self._probe)
+
+    def _on_probed(self, url: str, peer: _Peer) -> Callable[[int, bytes], None]:
+        probed_jobs = frozenset(peer.jobs)
+
+        def on_reply(status: int, body: bytes) -> None:
+            if self._peers.get(url) is not peer:
+                return
+            alive = _alive(status, body)
+            if alive is None:
+                peer.failures += 1
+                lost = probed_jobs & peer.jobs if peer.failures >= PROBES_TO_FAIL else frozenset()
+            else:
+                peer.failures = 0
+                known = alive.incarnation == peer.incarnation
+                lost = frozenset(alive.unknown_jobs) & peer.jobs if known else probed_jobs & peer.jobs
+            for job_id in lost:
+                remote = self._jobs[job_id]
+                # P forgets a job once every page is sent; one that is still arriving is not lost by that.
+                if remote.job and (
+                    alive is None or remote.job.phase == "asked" or alive.incarnation != peer.incarnation
+                ):
+                    self._fail(remote.job, "peer_lost", f"prefill pod {remote.job.pod} is gone or frozen")
+
+        return on_reply
+
+
+def _alive(status: int, body: bytes) -> handoff.Alive | None:
+    try:
+        return decode(body, handoff.Alive) if status == 200 else None
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,261 @@
+"""The prefill side of handoffs: queues jobs, asks for pages near the queue's head, streams pages per finished chunk.
+
+A job goes  queued -> asking -> sending -> sent -> gone. Its sequence's pages are released only after the sender's
+report (nothing reads them any more) and D's ack, the lease's end, or a new incarnation of D, whichever comes first.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tandem_contract import handoff
+from tandem_contract.handoff import LayoutFingerprint
+
+from tandem_runtime.core.errors import RequestError
+from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.engine.control import ControlPlane, decode
+from tandem_runtime.engine.leases import TimerThread
+from tandem_runtime.engine.messages import ControlCall
+from tandem_runtime.engine.transfers import JobReport, TransferGroup
+from tandem_runtime.scheduling.scheduler import Scheduler
+from tandem_runtime.scheduling.sequence import Sequence
+from tandem_runtime.transfer.protocol import SendJob
+
+FIRST_RETRY_S = 0.02
+LONGEST_RETRY_S = 0.5
+UNREACHABLE_RETRIES = 2
+
+
+@dataclass(slots=True)
+class _Job:
+    job: handoff.PrefillJob
+    token: str
+    lease: int
+    phase: Literal["queued", "asking", "sending", "sent"] = "queued"
+    retry_s: float = FIRST_RETRY_S
+    unreachable: int = 0
+    first_page: int = 0
+    num_slots: int = 0
+    queued_pages: int = 0
+    """Pages handed to the sender so far."""
+    granted_at: float = 0.0
+    cached_tokens: int = 0
+    sender_quiet: bool = True
+    """Whether nothing reads the job's pages."""
+    ending: str | None = None
+    """The outcome, while an ended job waits for its sender to go quiet."""
+    error: str | None = None
+
+
+class PrefillHandoffs:
+    """Used on the engine's thread only."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        transfers: TransferGroup,
+        control: ControlPlane,
+        timers: TimerThread,
+        fingerprint: LayoutFingerprint,
+        incarnation: str,
+        lease_s: float,
+        token_horizon: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._transfers = transfers
+        self._control = control
+        self._timers = timers
+        self._fingerprint = fingerprint
+        self._incarnation = incarnation
+        self._lease_s = lease_s
+        self._token_horizon = token_horizon
+        self._clock = clock
+        self._jobs: dict[str, _Job] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.expired = 0
+        self.pages = 0
+        self.bytes = 0
+
+    @property
+    def routes(self) -> dict[str, Callable[[ControlCall], None]]:
+        return {handoff.PREFILL_PATH: self.on_prefill, handoff.ACK_PATH: self.on_ack, handoff.ALIVE_PATH: self.on_alive}
+
+    def on_prefill(self, call: ControlCall) -> None:
+        job = decode(call.body, handoff.PrefillJob)
+        field = self._fingerprint.mismatch(job.fingerprint)
+        if field is not None:
+            self.outcomes["sent/mismatch"] += 1
+            ours, theirs = getattr(self._fingerprint, field), getattr(job.fingerprint, field)
+            mismatch = handoff.LayoutMismatch(field=field, prefill=str(ours), decode=str(theirs))
+            self._control.answer(call, 409, mismatch)
+            return
+        now = self._clock()
+        sequence = Sequence(
+            job.job_id,
+            job.token_ids,
+            SamplingParams(max_tokens=1),
+            arrival=now,
+            deadline=None if job.deadline_s is None else now + job.deadline_s,
+            priority=job.priority,
+            cache_salt=job.cache_salt,
+            mode="prefill_only",
+        )
+        try:
+            self._scheduler.add(sequence)
+        except RequestError as error:
+            self._control.answer(call, error.status, {"error": str(error)})
+            return
+        lease = self._new_lease(job.job_id)
+        self._jobs[job.job_id] = _Job(job=job, token=secrets.token_urlsafe(16), lease=lease)
+        self._control.answer(call, 202)
+
+    def announce(self) -> None:
+        """Asks D for pages for every job that nears the head of the queue."""
+        for job_id in self._scheduler.near_head(self._token_horizon):
+            self._ask(self._jobs[job_id])
+
+    def on_progress(self, job_id: str, computed_tokens: int, cached_tokens: int) -> None:
+        """The first `computed_tokens` tokens of the job's prompt are in its pages."""
+        job = self._jobs.get(job_id)
+        if job is None or job.phase != "sending" or job.ending is not None:
+            return
+        job.cached_tokens = cached_tokens
+        done = computed_tokens >= len(job.job.token_ids) - 1
+        complete = job.first_page + job.num_slots if done else computed_tokens // self._fingerprint.page_size
+        ready = complete - job.first_page
+        if ready > job.queued_pages:
+            pages = self._scheduler.page_table(job_id)[job.first_page + job.queued_pages : job.first_page + ready]
+            self._transfers.send(job_id, job.queued_pages, pages)
+            job.queued_pages = ready
+        if done:
+            job.phase = "sent"
+            self._transfers.finish_send(job_id)
+
+    def on_sent(self, report: JobReport) -> None:
+        """Nothing reads the job's pages any more."""
+        job = self._jobs[report.job_id]
+        error = job.error or report.error
+        end = handoff.JobEnd(
+            job_id=report.job_id,
+            token=job.token,
+            error=error,
+            num_pages=report.pages,
+            num_bytes=report.bytes,
+            prefill_seconds=self._clock() - job.granted_at,
+            cached_tokens=job.cached_tokens,
+        )
+        self._control.post(job.job.decode_url, handoff.FINISH_PATH, end)
+        job.sender_quiet = True
+        if error is None:
+            self.pages += report.pages
+            self.bytes += report.bytes
+        if job.ending or error:
+            self._remove(job, job.ending or "failed")
+
+    def on_ack(self, call: ControlCall) -> None:
+        end = decode(call.body, handoff.JobEnd)
+        job = self._jobs.get(end.job_id)
+        if job is None or not hmac.compare_digest(end.token, job.token):
+            self._control.answer(call, 404)
+            return
+        self._control.answer(call, 200)
+        self._end(job, "failed" if end.error else "ok", end.error or "acknowledged")
+
+    def on_alive(self, call: ControlCall) -> None:
+        """Renews the leases of D's jobs; jobs of an earlier incarnation of D are void."""
+        probe = decode(call.body, handoff.AliveProbe)
+        for job in [job for job in self._jobs.values() if job.job.decode_url == probe.decode_url]:
+            if job.job.decode_incarnation != probe.decode_incarnation:
+                self._end(job, "void", "the decode pod restarted")
+        known = [self._jobs[job_id] for job_id in probe.job_ids if job_id in self._jobs]
+        for job in known:
+            self._timers.cancel(job.lease)
+            job.lease = self._new_lease(job.job.job_id)
+        unknown = [job_id for job_id in probe.job_ids if job_id not in self._jobs]
+        self._control.answer(call, 200, handoff.Alive(incarnation=self._incarnation, unknown_jobs=unknown))
+
+    def drop(self, job_id: str) -> None:
+        """The scheduler ended the job's sequence (its deadline passed)."""
+        if job := self._jobs.get(job_id):
+            self._end(job, "deadline", "the deadline passed")
+
+    def _ask(self, job: _Job) -> None:
+        if job.job.job_id not in self._jobs:
+            return
+        job.phase = "asking"
+        ask = handoff.ReserveAsk(
+            job_id=job.job.job_id,
+            prefill_incarnation=self._incarnation,
+            prefill_tensor_parallel=self._transfers.tensor_parallel,
+            token=job.token,
+        )
+        self._control.post(
+            job.job.decode_url,
+            handoff.RESERVE_PATH,
+            ask,
+            lambda status, body: self._on_reserve_reply(job, status, body),
+        )
+
+    def _on_reserve_reply(self, job: _Job, status: int, body: bytes) -> None:
+        if job.job.job_id not in self._jobs or job.phase != "asking":
+            return
+        if status == 200:
+            self._begin(job, decode(body, handoff.ReserveGrant))
+        elif status == 503 or (status == 0 and job.unreachable < UNREACHABLE_RETRIES):
+            job.unreachable += status == 0
+            self._timers.after(job.retry_s, lambda: self._ask(job))
+            job.retry_s = min(2 * job.retry_s, LONGEST_RETRY_S)
+        else:
+            self._end(job, "withdrawn", f"the decode pod answered {status}")
+
+    def _begin(self, job: _Job, grant: handoff.ReserveGrant) -> None:
+        job.phase = "sending"
+        job.first_page = grant.first_page
+        job.num_slots = len(grant.slots)
+        job.granted_at = self._clock()
+        job.sender_quiet = False
+        host = urlsplit(job.job.decode_url).hostname
+        assert host is not None
+        self._transfers.open_send(
+            SendJob(
+                job_id=job.job.job_id,
+                data_token=grant.data_token,
+                host=host,
+                data_ports=grant.data_ports,
+                slots=[(slot.page_id, slot.generation) for slot in grant.slots],
+            )
+        )
+        self._scheduler.open_gate(job.job.job_id)
+
+    def _end(self, job: _Job, outcome: str, message: str) -> None:
+        """Ends a job at any stage; while its sender is at work, `on_sent` completes this."""
+        if job.sender_quiet:
+            self._remove(job, outcome)
+        elif job.ending is None:
+            job.ending = outcome
+            if outcome != "ok":
+                job.error = message
+                self._transfers.abort_send(job.job.job_id, message)
+
+    def _remove(self, job: _Job, outcome: str) -> None:
+        self.outcomes[f"sent/{outcome}"] += 1
+        self._timers.cancel(job.lease)
+        del self._jobs[job.job.job_id]
+        self._scheduler.abort(job.job.job_id)
+
+    def _new_lease(self, job_id: str) -> int:
+        return self._timers.after(self._lease_s, lambda: self._on_lease_expired(job_id))
+
+    def _on_lease_expired(self, job_id: str) -> None:
+        if job := self._jobs.get(job_id):
+            self.expired += 1
+            self._end(job, "expired", "the decode pod fell silent")

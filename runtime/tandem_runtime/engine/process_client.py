@@ -1,0 +1,219 @@
+"""The engine client of the API process: starts the engine process and speaks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import zmq
+import zmq.asyncio
+from tandem_contract.flags import ServeFlags
+
+from tandem_runtime.core.errors import (
+    EngineDeadError,
+    OverloadedError,
+    PromptTooLongError,
+    RequestError,
+    StartupError,
+)
+from tandem_runtime.engine import ipc
+from tandem_runtime.engine.client import EngineInfo
+from tandem_runtime.engine.messages import (
+    Abort,
+    ControlCall,
+    ControlReply,
+    EngineOutput,
+    EngineRequest,
+    EngineStatus,
+    Failed,
+    Outputs,
+    Progress,
+    Shutdown,
+)
+
+logger = logging.getLogger(__name__)
+
+CONTROL_TIMEOUT_S = 5.0
+EXIT_GRACE_S = 5.0
+LAST_WORDS_MS = 20
+
+PostControl = Callable[[ControlCall], Awaitable[tuple[int, bytes]]]
+OnProgress = Callable[[Progress], None]
+
+_REFUSALS: dict[str, type[RequestError]] = {str(error.code): error for error in (OverloadedError, PromptTooLongError)}
+
+
+class ProcessEngineClient:
+    """Implements `EngineClient`. Use on one event loop; `start` spawns, `close` ends the process."""
+
+    def __init__(self, flags: ServeFlags, name: str, *, on_progress: OnProgress = lambda progress: None) -> None:
+        self._flags = flags
+        self._name = name
+        self._on_progress = on_progress
+        self.post_control: PostControl | None = None
+        """Posts the engine's outgoing handoff messages; set by the server's handoff endpoint."""
+        self.on_status: Callable[[EngineStatus], None] = lambda status: None
+        """Called with every status; set by the metrics collector."""
+        self._folder = Path(tempfile.mkdtemp(prefix="tandem-ipc-"))
+        self._context = zmq.asyncio.Context()
+        self._info: asyncio.Future[EngineInfo] | None = None
+        self._status = EngineStatus()
+        self._queues: dict[str, asyncio.Queue[EngineOutput | None]] = {}
+        self._calls: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
+        self._call_ids = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: Failed | None = None
+        self._dead = asyncio.Event()
+        self._closing = False
+
+    def start(self) -> None:
+        from tandem_runtime.engine.process import engine_main
+
+        self._info = asyncio.get_running_loop().create_future()
+        self._inbound = ipc.pull(self._context, ipc.from_engine_address(self._folder))
+        self._outbound = ipc.push(self._context, ipc.to_engine_address(self._folder))
+        spawn = multiprocessing.get_context("spawn")
+        self._process = spawn.Process(
+            target=engine_main, args=(self._flags, self._name, self._folder, os.getpid()), name="tandem-engine"
+        )
+        self._process.start()
+        asyncio.get_running_loop().add_reader(self._process.sentinel, self._on_exit)
+        self._spawn(self._receive())
+
+    @property
+    def info(self) -> EngineInfo:
+        assert self._info is not None, "start() first"
+        return self._info.result()
+
+    @property
+    def status(self) -> EngineStatus:
+        return self._status
+
+    @property
+    def alive(self) -> bool:
+        return not self._dead.is_set()
+
+    async def wait_ready(self) -> None:
+        assert self._info is not None, "start() first"
+        await asyncio.shield(self._info)
+
+    async def wait_dead(self) -> Failed:
+        """Returns when the engine process has ended without having been closed."""
+        await self._dead.wait()
+        return self._failure or Failed(f"the engine process ended with status {self._process.exitcode}", startup=False)
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        if self._dead.is_set():
+            raise EngineDeadError("the engine has stopped")
+        outputs: asyncio.Queue[EngineOutput | None] = asyncio.Queue()
+        assert request.request_id not in self._queues, "request ids are unique"
+        self._queues[request.request_id] = outputs
+        finished = False
+        try:
+            await self._send(request)
+            while not finished:
+                output = await outputs.get()
+                if output is None:
+                    finished = True
+                    raise EngineDeadError("the engine stopped while it served this request")
+                finished = output.finish_reason is not None
+                if output.finish_reason == "error":
+                    refusal = _REFUSALS.get(output.error_code, RequestError)
+                    raise refusal(output.error or "the engine refused the request")
+                yield output
+        finally:
+            del self._queues[request.request_id]
+            if not finished and not self._dead.is_set():
+                # Not awaited: the generator may be closing under cancellation, and the socket never blocks.
+                self._spawn(self._send(Abort(request.request_id)))
+
+    async def control(self, path: str, body: bytes) -> tuple[int, bytes]:
+        call_id = next(self._call_ids)
+        reply: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        self._calls[call_id] = reply
+        try:
+            await self._send(ControlCall(call_id=call_id, path=path, body=body))
+            return await asyncio.wait_for(reply, CONTROL_TIMEOUT_S)
+        except TimeoutError:
+            return 503, b'{"error":"the engine did not answer in time"}'
+        finally:
+            del self._calls[call_id]
+
+    async def close(self) -> None:
+        """Ends the engine: politely, then by force. Leaves no process, socket or file behind."""
+        self._closing = True
+        if not self._dead.is_set():
+            await self._send(Shutdown())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._dead.wait(), EXIT_GRACE_S)
+        if self._process.is_alive():
+            self._process.kill()
+        await asyncio.to_thread(self._process.join)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._context.destroy(linger=0)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _send(self, message: ipc.ToEngine) -> None:
+        await self._outbound.send(ipc.encode(message))
+
+    async def _receive(self) -> None:
+        while True:
+            message = ipc.decode_from_engine(await self._inbound.recv())
+            match message:
+                case Outputs():
+                    for output in message.outputs:
+                        if queue := self._queues.get(output.request_id):
+                            queue.put_nowait(output)
+                case EngineStatus():
+                    self._status = message
+                    self.on_status(message)
+                case ControlCall():
+                    self._spawn(self._post(message))
+                case ControlReply():
+                    if (reply := self._calls.get(message.call_id)) and not reply.done():
+                        reply.set_result((message.status, message.body))
+                case Progress():
+                    self._on_progress(message)
+                case Failed():
+                    self._failure = message
+                case EngineInfo():
+                    assert self._info is not None
+                    self._info.set_result(message)
+
+    async def _post(self, call: ControlCall) -> None:
+        assert self.post_control is not None, "a pod with handoffs has a handoff endpoint"
+        status, body = await self.post_control(call)
+        await self._send(ControlReply(call_id=call.call_id, status=status, body=body))
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _on_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._process.sentinel)
+        self._spawn(self._settle())
+
+    async def _settle(self) -> None:
+        """What the engine said last may still be in the socket: read it before declaring the engine dead."""
+        while await self._inbound.poll(LAST_WORDS_MS):  # noqa: ASYNC110 - the reader task empties it
+            await asyncio.sleep(0)
+        self._process.join()
+        self._dead.set()
+        if self._info is not None and not self._info.done():
+            message = (
+                self._failure.message if self._failure else f"the engine ended with status {self._process.exitcode}"
+            )
+            self._info.set_exception(StartupError(message))
+        for queue in self._queues.values():
+            queue.put_nowait(None)

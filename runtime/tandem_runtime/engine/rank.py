@@ -1,0 +1,51 @@
+"""One tensor-parallel rank: its shard of the model, its KV pages, and the transports that move them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tandem_runtime.core.errors import StartupError
+from tandem_runtime.engine.transfers import LocalTransfers
+from tandem_runtime.execution.runner import ModelRunner
+from tandem_runtime.execution.settings import ExecutionConfig
+from tandem_runtime.transfer.memory import PageMemory
+from tandem_runtime.transfer.protocol import ReceiveReport, SendReport
+from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
+
+OnReport = Callable[[ReceiveReport | SendReport], None]
+OnLoad = Callable[[str, int, int], None]
+"""(stage, done, total)"""
+
+
+class Rank:
+    def __init__(self, runner: ModelRunner, transfers: LocalTransfers | None) -> None:
+        self.runner = runner
+        self.transfers = transfers
+
+    @classmethod
+    def load(
+        cls,
+        config: ExecutionConfig,
+        rank: int,
+        *,
+        listen: tuple[str, int] | None,
+        on_report: OnReport,
+        on_load: OnLoad | None = None,
+    ) -> Rank:
+        """Loads the shard; opens the transports at `listen` unless it is None. Raises `StartupError`."""
+        runner = ModelRunner(config, rank=rank, world=config.tensor_parallel_size)
+        runner.load(on_load)
+        runner.warm_up()
+        if listen is None:
+            return cls(runner, None)
+        memory = PageMemory(runner.kv_bytes(), runner.layout, rank)
+        host, port = listen
+        try:
+            receiver = TcpReceiver(memory, on_report, host=host, port=port)
+        except OSError as error:
+            raise StartupError(f"--kv-data-port: cannot listen on {host}:{port}: {error.strerror}") from error
+        return cls(runner, LocalTransfers(receiver, TcpSender(memory, on_report)))
+
+    def close(self) -> None:
+        if self.transfers is not None:
+            self.transfers.close()

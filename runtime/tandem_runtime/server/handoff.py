@@ -1,0 +1,104 @@
+"""The handoff control endpoint of a pod (port 8100): speaks HTTP for the engine, which owns all handoff state.
+
+Tickets are verified here, before the engine sees a job; everything else passes through as bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from tandem_contract import handoff
+from tandem_contract.ticket import NonceLedger, TicketError, verify
+
+from tandem_runtime.engine.client import EngineClient
+from tandem_runtime.engine.messages import ControlCall
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""A million token ids fit; peers are inside the cluster."""
+
+
+class _Ticketed(msgspec.Struct):
+    """The fields of a `PrefillJob` that are looked at here; the others are skipped."""
+
+    ticket: str
+    request_id: str
+
+
+class TicketGate:
+    """Honours a ticket once, for the request and the pod it names."""
+
+    def __init__(self, keys: Callable[[], tuple[bytes, ...]], incarnation: Callable[[], str]) -> None:
+        self._keys = keys
+        self._incarnation = incarnation
+        self._spent = NonceLedger()
+
+    def check(self, body: bytes) -> None:
+        """Raises `TicketError`, or `msgspec.DecodeError` for a body that is no job."""
+        job = msgspec.json.decode(body, type=_Ticketed)
+        ticket = verify(job.ticket, self._keys())
+        # n > 1 and retries add a suffix to the id the gateway signed.
+        if job.request_id != ticket.request_id and not job.request_id.startswith(ticket.request_id + "-"):
+            raise TicketError("ticket is for another request")
+        if ticket.prefill_incarnation != self._incarnation():
+            raise TicketError("ticket is for another pod, or for this one before it restarted")
+        self._spent.spend(ticket)
+
+
+def build_handoff_app(engine: EngineClient, gate: TicketGate) -> web.Application:
+    async def receive(request: web.Request) -> web.Response:
+        body = await request.read()
+        if request.path == handoff.PREFILL_PATH:
+            try:
+                gate.check(body)
+            except TicketError as error:
+                return web.json_response({"error": str(error)}, status=401)
+            except msgspec.DecodeError as error:
+                return web.json_response({"error": str(error)}, status=400)
+        status, answer = await engine.control(request.path, body)
+        return web.Response(status=status, body=answer, content_type="application/json")
+
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    for path in (
+        handoff.PREFILL_PATH,
+        handoff.RESERVE_PATH,
+        handoff.FINISH_PATH,
+        handoff.ACK_PATH,
+        handoff.ALIVE_PATH,
+    ):
+        app.router.add_post(path, receive)
+    return app
+
+
+class HandoffCaller:
+    """Posts the engine's outgoing messages. A frozen peer holds up only its own calls."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, call: ControlCall) -> tuple[int, bytes]:
+        """Status 0 when the peer was not reached, or did not answer within the call's timeout."""
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        try:
+            async with self._session.post(
+                call.url + call.path,
+                data=call.body,
+                headers={"Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=call.timeout_s),
+                allow_redirects=False,
+            ) as response:
+                return response.status, await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            logger.warning("handoff call %s%s failed: %s", call.url, call.path, error or type(error).__name__)
+            return 0, str(error).encode()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()

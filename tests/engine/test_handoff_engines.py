@@ -1,0 +1,191 @@
+"""Prefill and decode engines together: same text as one engine, and nothing leaks, whatever fails in between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from support.engine_pods import Pod, Wire
+from support.token_model import continue_text
+from tandem_runtime.engine.messages import Abort
+
+
+@contextmanager
+def pods(*specs: tuple[str, str, dict]) -> Iterator[list[Pod]]:
+    wire = Wire()
+    made = [Pod(wire, role, name, **options) for role, name, options in specs]
+    for pod in made:
+        pod.wire = wire
+    try:
+        yield made
+    finally:
+        for pod in made:
+            pod.close()
+
+
+@pytest.fixture
+def trio() -> Iterator[tuple[Pod, Pod]]:
+    with pods(("prefill", "1", {}), ("decode", "2", {})) as (prefill, decode):
+        yield prefill, decode
+
+
+def prompt(rng: random.Random, length: int) -> list[int]:
+    return [rng.randrange(1000) for _ in range(length)]
+
+
+def test_text_equals_one_engine_with_prefix_hits_on_either_side(trio: tuple[Pod, Pod]) -> None:
+    prefill, decode = trio
+    rng = random.Random(1)
+    shared = prompt(rng, 40)
+    prompts = [
+        (shared[: rng.randrange(41)] if rng.random() < 0.5 else []) + prompt(rng, rng.randrange(2, 90))
+        for _ in range(50)
+    ]
+
+    def serve(index: int) -> list[int]:
+        request_id = f"r{index}"
+        return decode.ask(request_id, prompts[index], 20, [prefill.ticket(request_id)]).wait()
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(serve, range(50)))
+    assert answers == [continue_text(tokens, 20) for tokens in prompts]
+    decode.wait_idle()
+    prefill.wait_idle()
+    assert decode.decode.outcomes["received/ok"] >= 40
+    assert decode.decode.pages == prefill.prefill.pages > 0
+    assert not decode.decode.fallbacks
+
+
+def test_a_held_prefix_is_not_sent_again(trio: tuple[Pod, Pod]) -> None:
+    prefill, decode = trio
+    tokens = prompt(random.Random(2), 41)
+    decode.ask("first", tokens, 4, [prefill.ticket("first")]).wait()
+    pages_before = decode.decode.pages
+    assert pages_before == 10
+    longer = [*tokens, 1, 2, 3, 4, 5, 6, 7, 8]
+    answer = decode.ask("second", longer, 4, [prefill.ticket("second")])
+    assert answer.wait() == continue_text(longer, 4)
+    assert answer.last.trace.handoff_pages == decode.decode.pages - pages_before == 2
+    assert answer.last.trace.prefill_pod == "127.0.0.1:1"
+
+
+def test_the_prefill_pod_computes_all_tokens_but_the_last(trio: tuple[Pod, Pod]) -> None:
+    prefill, decode = trio
+    tokens = prompt(random.Random(3), 50)
+    decode.ask("r", tokens, 3, [prefill.ticket("r")]).wait()
+    assert prefill.runner.computed_tokens == 49
+    # The last prompt token, two more outputs, and at most one row planned ahead of the end.
+    assert decode.runner.computed_tokens <= 4
+
+
+def test_an_unreachable_prefill_pod_is_replaced_by_the_next_ticket() -> None:
+    with pods(("prefill", "1", {}), ("prefill", "2", {}), ("decode", "3", {})) as (lost, other, decode):
+        decode.wire.lost.add(lost.url)
+        tokens = prompt(random.Random(4), 30)
+        answer = decode.ask("r", tokens, 5, [lost.ticket("r"), other.ticket("r")])
+        assert answer.wait() == continue_text(tokens, 5)
+        assert answer.last.trace.prefill_pod == "127.0.0.1:2"
+        decode.wait_idle()
+        other.wait_idle()
+
+
+def test_without_any_reachable_prefill_pod_the_prompt_is_computed_locally(trio: tuple[Pod, Pod]) -> None:
+    prefill, decode = trio
+    decode.wire.lost.add(prefill.url)
+    tokens = prompt(random.Random(5), 30)
+    answer = decode.ask("r", tokens, 5, [prefill.ticket("r")])
+    assert answer.wait() == continue_text(tokens, 5)
+    assert answer.last.trace.prefill_pod is None
+    assert decode.decode.fallbacks == {"unreachable": 1}
+    decode.wait_idle()
+
+
+def test_a_prefill_pod_frozen_before_it_sent_anything_is_given_up() -> None:
+    with pods(("prefill", "1", {}), ("decode", "2", {"probe_interval_s": 0.05})) as (prefill, decode):
+        prefill.runner.gate.clear()
+        tokens = prompt(random.Random(6), 30)
+        answer = decode.ask("r", tokens, 5, [prefill.ticket("r")])
+        decode.wire.frozen.add(prefill.url)
+        assert answer.wait() == continue_text(tokens, 5)
+        assert decode.decode.fallbacks.total() == 1
+        prefill.runner.gate.set()
+        decode.wait_idle()
+
+
+def test_late_pages_of_a_given_up_prefill_pod_never_land(trio: tuple[Pod, Pod]) -> None:
+    """Symptom elsewhere: after an abort, late writes land in pages that already serve another request."""
+    prefill, decode = trio
+    rng = random.Random(7)
+    for index in range(30):
+        tokens = prompt(rng, 60)
+        request_id = f"aborted{index}"
+        decode.ask(request_id, tokens, 5, [prefill.ticket(request_id)])
+        if index % 3:
+            decode.call(lambda: None)
+        decode.inbox.put(Abort(request_id))
+        other = prompt(rng, 50)
+        assert decode.ask(f"other{index}", other, 8).wait() == continue_text(other, 8)
+    decode.wait_idle()
+    prefill.wait_idle()
+
+
+def test_a_lease_ends_when_the_decode_pod_falls_silent() -> None:
+    with pods(("prefill", "1", {"lease_s": 0.2}), ("decode", "2", {})) as (prefill, decode):
+        prefill.runner.gate.clear()
+        decode.ask("r", prompt(random.Random(8), 30), 5, [prefill.ticket("r")])
+        decode.call(lambda: None)
+        decode.wire.lost.add(decode.url)
+        decode.wire.lost.add(prefill.url)
+        prefill.runner.gate.set()
+        prefill.wait_idle()
+
+
+def test_a_full_decode_pool_makes_the_prefill_pod_ask_again() -> None:
+    with pods(("prefill", "1", {}), ("decode", "2", {"num_pages": 32})) as (prefill, decode):
+        rng = random.Random(9)
+        prompts = [prompt(rng, 60) for _ in range(12)]
+        answers = [
+            decode.ask(f"r{index}", tokens, 30, [prefill.ticket(f"r{index}")]) for index, tokens in enumerate(prompts)
+        ]
+        assert [answer.wait() for answer in answers] == [continue_text(tokens, 30) for tokens in prompts]
+        decode.wait_idle()
+        prefill.wait_idle()
+
+
+def test_cross_wired_models_are_refused_and_computed_locally() -> None:
+    with pods(("prefill", "1", {"model": "another"}), ("decode", "2", {})) as (prefill, decode):
+        tokens = prompt(random.Random(10), 30)
+        answer = decode.ask("r", tokens, 5, [prefill.ticket("r")])
+        assert answer.wait() == continue_text(tokens, 5)
+        assert decode.decode.fallbacks == {"mismatch": 1}
+        assert prefill.prefill.outcomes == {"sent/mismatch": 1}
+
+
+def test_a_restarted_prefill_pod_loses_its_jobs_and_nothing_else() -> None:
+    wire = Wire()
+    before = Pod(wire, "prefill", "1")
+    decode = Pod(wire, "decode", "2", probe_interval_s=0.05)
+    before.runner.gate.clear()
+    tokens = prompt(random.Random(11), 30)
+    answer = decode.ask("r", tokens, 5, [before.ticket("r")])
+    decode.call(lambda: None)
+    after = Pod(wire, "prefill", "1")
+    assert answer.wait() == continue_text(tokens, 5)
+    assert decode.decode.fallbacks == {"peer_lost": 1}
+    before.runner.gate.set()
+    for pod in (before, after, decode):
+        pod.close()
+
+
+def test_deadlines_end_a_request_that_waits_for_its_prefill_pod(trio: tuple[Pod, Pod]) -> None:
+    prefill, decode = trio
+    prefill.runner.gate.clear()
+    answer = decode.ask("r", prompt(random.Random(12), 30), 5, [prefill.ticket("r")], deadline_s=0.2)
+    assert answer.done.wait(10)
+    assert answer.last.finish_reason == "deadline"
+    prefill.runner.gate.set()
+    decode.wait_idle()
+    prefill.wait_idle()

@@ -1,0 +1,257 @@
+"""Whole engines on threads: real scheduler, loop, handoff coordinators and TCP transport; the model is a token model.
+
+`Wire` stands for the HTTP between the pods' control ports, and can lose what is sent to a pod.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from support.token_model import TokenModelRunner
+from tandem_contract.handoff import LayoutFingerprint
+from tandem_contract.ticket import Ticket, new_nonce
+from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.engine.control import ControlPlane
+from tandem_runtime.engine.executor import Executor
+from tandem_runtime.engine.handoff_decode import DecodeHandoffs
+from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
+from tandem_runtime.engine.leases import TimerThread
+from tandem_runtime.engine.loop import Engine
+from tandem_runtime.engine.messages import (
+    ControlCall,
+    ControlReply,
+    EngineOutput,
+    EngineRequest,
+    EngineStatus,
+    Outputs,
+    Shutdown,
+    SignedTicket,
+)
+from tandem_runtime.engine.rank import LocalTransfers
+from tandem_runtime.engine.transfers import TransferGroup
+from tandem_runtime.scheduling.scheduler import Scheduler, SchedulerConfig
+from tandem_runtime.transfer.memory import PageMemory
+from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
+
+PATIENCE_S = 20.0
+
+
+def token_fingerprint(model: str = "token-model") -> LayoutFingerprint:
+    return LayoutFingerprint(
+        model=model,
+        kv_dtype="float32",
+        num_layers=1,
+        num_kv_heads=1,
+        head_dim=1,
+        page_size=4,
+        rope="",
+        tensor_parallel=1,
+    )
+
+
+class Wire:
+    def __init__(self) -> None:
+        self._pods: dict[str, Pod] = {}
+        self._calls: dict[int, tuple[Pod, int]] = {}
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self.lost: set[str] = set()
+        """URLs of pods that calls do not reach (a refused connection: status 0 at once)."""
+        self.frozen: set[str] = set()
+        """URLs of pods that take calls and never answer (status 0 after the call's timeout)."""
+
+    def add(self, pod: Pod) -> None:
+        self._pods[pod.url] = pod
+
+    def send(self, origin: Pod, message: ControlCall | ControlReply) -> None:
+        with self._lock:
+            if isinstance(message, ControlReply):
+                asker, call_id = self._calls.pop(message.call_id)
+                asker.inbox.put(ControlReply(call_id=call_id, status=message.status, body=message.body))
+            elif message.url in self.frozen:
+                late = ControlReply(call_id=message.call_id, status=0, body=b"timed out")
+                origin.timers.after(message.timeout_s, lambda: origin.inbox.put(late))
+            elif message.url in self.lost or message.url not in self._pods:
+                origin.inbox.put(ControlReply(call_id=message.call_id, status=0, body=b"connection refused"))
+            else:
+                call_id = next(self._ids)
+                self._calls[call_id] = (origin, message.call_id)
+                target = self._pods[message.url]
+                target.inbox.put(ControlCall(call_id=call_id, path=message.path, body=message.body))
+
+
+@dataclass
+class Answer:
+    token_ids: list[int] = field(default_factory=list)
+    last: EngineOutput | None = None
+    first_seen: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> list[int]:
+        assert self.done.wait(PATIENCE_S), "no answer in time"
+        assert self.last is not None
+        assert self.last.finish_reason in ("length", "stop"), self.last
+        return self.token_ids
+
+
+class Pod:
+    """One engine with its threads. `role`: prefill or decode."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        role: str,
+        name: str,
+        *,
+        num_pages: int = 256,
+        max_num_seqs: int = 16,
+        max_num_batched_tokens: int = 32,
+        model: str = "token-model",
+        lease_s: float = 30.0,
+        probe_interval_s: float = 1.0,
+    ) -> None:
+        self.url = f"http://127.0.0.1:{name}"
+        self.name = name
+        self.incarnation = f"{name}-{time.monotonic_ns()}"
+        self.inbox: queue.SimpleQueue = queue.SimpleQueue()
+        self.status = EngineStatus()
+        self._answers: dict[str, Answer] = defaultdict(Answer)
+        self.runner = TokenModelRunner(num_pages, max_num_seqs)
+        memory = PageMemory(memoryview(self.runner.memory), self.runner.layout, 0)
+        self.transfers = LocalTransfers(
+            TcpReceiver(memory, self.inbox.put, host="127.0.0.1"), TcpSender(memory, self.inbox.put)
+        )
+        fingerprint = token_fingerprint(model)
+        self.scheduler = Scheduler(
+            SchedulerConfig(
+                page_size=4,
+                num_pages=num_pages,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+                max_model_len=4096,
+                max_waiting=1024,
+                enable_prefix_caching=True,
+                cache_root=bytes.fromhex(fingerprint.digest()),
+            )
+        )
+        self.timers = TimerThread(self.inbox.put)
+        control = ControlPlane(publish=lambda message: wire.send(self, message))
+        self.decode = self.prefill = None
+        group = TransferGroup(
+            [self.transfers],
+            on_received=lambda report: self.decode.on_received(report),
+            on_sent=lambda report: self.prefill.on_sent(report),
+        )
+        common = {
+            "scheduler": self.scheduler,
+            "transfers": group,
+            "control": control,
+            "timers": self.timers,
+            "fingerprint": fingerprint,
+            "incarnation": self.incarnation,
+        }
+        if role == "decode":
+            self.decode = DecodeHandoffs(**common, url=self.url, probe_interval_s=probe_interval_s)
+        else:
+            self.prefill = PrefillHandoffs(**common, lease_s=lease_s, token_horizon=64)
+        self._executor = Executor(self.runner, self.inbox.put)
+        self.engine = Engine(
+            name=name,
+            scheduler=self.scheduler,
+            submit=self._executor.submit,
+            inbox=self.inbox,
+            publish=lambda message: self._take(wire, message),
+            transfers=group,
+            control=control,
+            decode_handoffs=self.decode,
+            prefill_handoffs=self.prefill,
+            local_prefill_max_tokens=0,
+        )
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
+        self._thread.start()
+        wire.add(self)
+
+    def ticket(self, request_id: str) -> SignedTicket:
+        """A ticket for this (prefill) pod; signatures are the API process's business."""
+        host, port = self.url.removeprefix("http://").split(":")
+        ticket = Ticket(
+            request_id=request_id,
+            prefill_host=host,
+            prefill_port=int(port),
+            prefill_incarnation=self.incarnation,
+            nonce=new_nonce(),
+            expires_at=time.time() + 60,
+        )
+        return SignedTicket(ticket, "unsigned")
+
+    def ask(
+        self, request_id: str, prompt: list[int], num_tokens: int, tickets: list[SignedTicket] | None = None, **more
+    ) -> Answer:
+        answer = self._answers[request_id]
+        sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0)
+        self.inbox.put(
+            EngineRequest(
+                request_id=request_id, prompt_token_ids=prompt, sampling=sampling, tickets=tickets or [], **more
+            )
+        )
+        return answer
+
+    def call(self, work) -> None:
+        """Runs `work` on the engine's thread and waits for it."""
+        done = threading.Event()
+        result: list = []
+
+        def event() -> None:
+            result.append(work())
+            done.set()
+
+        self.inbox.put(event)
+        assert done.wait(PATIENCE_S), f"the engine of {self.name} hangs"
+        return result[0]
+
+    def wait_idle(self) -> None:
+        """Until nothing runs, waits, is reserved or quarantined: every page is free (or merely cached)."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            counters = self.call(lambda: self.scheduler.counters)
+            if not (counters.running or counters.waiting or counters.pages_used or counters.pages_quarantined):
+                self.call(self.scheduler.check_integrity)
+                return
+            threading.Event().wait(0.01)
+        raise AssertionError(f"{self.name} still holds pages: {counters}")
+
+    def close(self) -> None:
+        self.inbox.put(Shutdown())
+        self._thread.join(PATIENCE_S)
+        self._executor.close()
+        self.timers.close()
+        self.transfers.close()
+        assert self.failure is None, self.failure
+
+    def _run(self) -> None:
+        try:
+            self.engine.run()
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _take(self, wire: Wire, message) -> None:
+        match message:
+            case Outputs(outputs):
+                for output in outputs:
+                    answer = self._answers[output.request_id]
+                    answer.token_ids += output.token_ids
+                    answer.first_seen.set()
+                    if output.finish_reason is not None:
+                        answer.last = output
+                        answer.done.set()
+            case EngineStatus():
+                self.status = message
+            case _:
+                wire.send(self, message)
