@@ -159,6 +159,7 @@ def test_finishing_early_fails_the_job(make_rig: MakeRig) -> None:
     rig = make_rig()
     rig.open("job", [(0, 1), (1, 1)])
     rig.send("job", 0, [0])
+    rig.sinks[0].landings.get(timeout=10)
     rig.finish("job")
     assert rig.sent.wait("job").error is Failure.PROTOCOL
     assert not rig.received.wait("job").ok
@@ -166,8 +167,10 @@ def test_finishing_early_fails_the_job(make_rig: MakeRig) -> None:
 
 def test_pages_beyond_the_slots_fail_the_job(make_rig: MakeRig) -> None:
     rig = make_rig()
-    rig.open("job", [(0, 1)])
-    rig.send("job", 0, [0, 1])
+    rig.open("job", [(0, 1), (1, 1)])
+    rig.send("job", 0, [0])
+    rig.sinks[0].landings.get(timeout=10)
+    rig.send("job", 1, [1, 2])
     assert rig.sent.wait("job").error is Failure.PROTOCOL
     assert not rig.received.wait("job").ok
 

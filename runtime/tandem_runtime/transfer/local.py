@@ -122,7 +122,7 @@ class LocalReceiver:
                 tell(fault)
 
     def _shut_down(self) -> None:
-        del self._fabric.receivers[self._port]
+        self._fabric.receivers.pop(self._port, None)
         for job_id in list(self._jobs):
             self.fail(job_id, TransferFault(Failure.SHUTDOWN, "the receiver stopped"))
 

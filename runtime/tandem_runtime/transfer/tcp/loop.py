@@ -27,7 +27,7 @@ class SelectorLoop:
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._on_wake)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._tick_s = tick_s
         self._on_tick = on_tick
         self._stopping = False
@@ -68,11 +68,13 @@ class SelectorLoop:
         next_tick = time.monotonic() + self._tick_s
         while not self._stopping:
             ready = self._selector.select(max(0.0, next_tick - time.monotonic()))
+            if any(key.fileobj is self._wake_read for key, _ in ready):
+                self._wake_read.recv(4096)  # before the work is done, or a wake-up for later work could be swallowed
             while self._work:
                 self._guard(self._work.popleft())
             for key, mask in ready:
                 # Work or an earlier event of this turn may have closed the socket, or handed its number to another.
-                if key.fileobj.fileno() == key.fd and key.fd in self._selector.get_map():  # type: ignore[union-attr]
+                if key.data is not None and key.fileobj.fileno() == key.fd and key.fd in self._selector.get_map():  # type: ignore[union-attr]
                     self._guard(lambda key=key, mask=mask: key.data(mask))  # type: ignore[misc]
             if time.monotonic() >= next_tick:
                 self._guard(self._on_tick)
@@ -87,7 +89,3 @@ class SelectorLoop:
             work()
         except Exception:
             log.exception("bug in the transfer loop")
-
-    def _on_wake(self, mask: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_read.recv(4096)
