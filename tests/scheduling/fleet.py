@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2b
 
-from tandem_runtime.core.plan import StepPlan, StepResult
+from tandem_runtime.core.plan import Chunk, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
 from tandem_runtime.scheduling import Scheduler, SchedulerConfig, Sequence, SequenceUpdate
 
@@ -49,6 +50,16 @@ def kv_values(tokens: list[int], salt: str) -> list[int]:
     return values
 
 
+@dataclass
+class Slot:
+    tokens: list[int]
+    num_prompt: int
+    table: list[int]
+    sampling: SamplingParams
+    sampled_in: int = 0
+    """The step that sampled the newest token."""
+
+
 class Device:
     """Executes plans in order; asserts that each chunk attends to exactly its own sequence."""
 
@@ -56,11 +67,7 @@ class Device:
         self.page_size = page_size
         self.pages: dict[int, list[int | None]] = {}
         self.salt_by_seed: dict[int, str] = {}
-        self._tokens: dict[int, list[int]] = {}
-        self._tables: dict[int, list[int]] = {}
-        self._sampling: dict[int, SamplingParams] = {}
-        self._num_prompt: dict[int, int] = {}
-        self._sampled_in: dict[int, int] = {}
+        self._slots: dict[int, Slot] = {}
 
     def write(self, table: list[int], position: int, value: int | None) -> None:
         page = self.pages.setdefault(table[position // self.page_size], [None] * self.page_size)
@@ -75,41 +82,41 @@ class Device:
         assert len(set(slots)) == len(slots)
         for start in plan.starts:
             assert start.slot in slots
-            self._tokens[start.slot] = start.prompt_token_ids + start.output_token_ids
-            self._tables[start.slot] = list(start.page_ids)
-            self._sampling[start.slot] = start.sampling
-            self._num_prompt[start.slot] = len(start.prompt_token_ids)
+            tokens = start.prompt_token_ids + start.output_token_ids
+            self._slots[start.slot] = Slot(tokens, len(start.prompt_token_ids), list(start.page_ids), start.sampling)
         sampled: list[int] = []
         logprobs: dict[int, TokenLogprobs] = {}
         prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
         for index, chunk in enumerate(plan.chunks):
-            tokens, table, sampling = (book[chunk.slot] for book in (self._tokens, self._tables, self._sampling))
-            table += chunk.append_page_ids
-            stop = chunk.start + chunk.num_tokens
+            slot = self._slots[chunk.slot]
+            slot.table += chunk.append_page_ids
             if chunk.token_ids is None:
-                assert self._sampled_in[chunk.slot] == plan.step - 1, "not sampled by the previous step"
-            else:
-                assert chunk.token_ids == tokens[chunk.start : stop]
-            assert stop <= len(tokens)
-            assert chunk.sample <= (stop == len(tokens))
-            values = kv_values(tokens[:stop], self.salt_by_seed[sampling.seed])
-            assert self.read(table, chunk.start) == values[: chunk.start], "attends to KV that is not its own"
-            for position in range(chunk.start, stop):
-                self.write(table, position, values[position])
-            if sampling.prompt_logprobs is not None and chunk.start < self._num_prompt[chunk.slot] - 1:
-                targets = tokens[chunk.start + 1 : min(stop + 1, self._num_prompt[chunk.slot])]
+                assert slot.sampled_in == plan.step - 1, "not sampled by the previous step"
+            self._compute(slot, chunk)
+            if slot.sampling.prompt_logprobs is not None and chunk.start < slot.num_prompt - 1:
+                targets = slot.tokens[chunk.start + 1 : min(chunk.start + chunk.num_tokens + 1, slot.num_prompt)]
                 prompt_logprobs[index] = [TokenLogprobs(token, -1.0, 1, []) for token in targets]
             if chunk.sample:
-                token = next_token(tokens, sampling.seed)
-                tokens.append(token)
-                self._sampled_in[chunk.slot] = plan.step
-                if sampling.logprobs is not None:
+                token = next_token(slot.tokens, slot.sampling.seed)
+                slot.tokens.append(token)
+                slot.sampled_in = plan.step
+                if slot.sampling.logprobs is not None:
                     logprobs[len(sampled)] = TokenLogprobs(token, -0.5, 1, [])
                 sampled.append(token)
         assert plan.num_tokens > 0
         kinds = [chunk.num_tokens > 1 for chunk in plan.chunks]
         assert kinds == sorted(kinds), "decode rows come first"
         return StepResult(plan.step, sampled, logprobs, prompt_logprobs, 0.0, 0.0)
+
+    def _compute(self, slot: Slot, chunk: Chunk) -> None:
+        stop = chunk.start + chunk.num_tokens
+        assert chunk.token_ids in (None, slot.tokens[chunk.start : stop])
+        assert stop <= len(slot.tokens)
+        assert chunk.sample <= (stop == len(slot.tokens))
+        values = kv_values(slot.tokens[:stop], self.salt_by_seed[slot.sampling.seed])
+        assert self.read(slot.table, chunk.start) == values[: chunk.start], "attends to KV that is not its own"
+        for position in range(chunk.start, stop):
+            self.write(slot.table, position, values[position])
 
 
 class Fleet:

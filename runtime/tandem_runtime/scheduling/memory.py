@@ -5,42 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 
 from tandem_runtime.scheduling.pages import PagePool
-from tandem_runtime.scheduling.prefix_cache import PrefixCache
+from tandem_runtime.scheduling.prefix_cache import PageChain, PrefixCache
 from tandem_runtime.scheduling.sequence import Sequence
 
 
 class KVMemory:
     def __init__(self, *, num_pages: int, page_size: int, cache_root: bytes, enable_prefix_caching: bool) -> None:
         self.page_size = page_size
-        self.caching = enable_prefix_caching
-        self.cache = PrefixCache(cache_root)
-        self.pool = PagePool(num_pages, self.cache)
+        self.pool = PagePool(num_pages, cache := PrefixCache(cache_root))
+        self._cache = cache
+        self._caching = enable_prefix_caching
 
     def pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.page_size)
 
+    def chain(self, cache_salt: str) -> PageChain:
+        return self._cache.chain(cache_salt, self.page_size)
+
     def match_prefix(self, token_ids: Tokens[int], cache_salt: str) -> int:
         """Tokens held in the cache now that a prompt of these tokens could use; takes no reference."""
-        seq_chain = self.cache.chain(cache_salt, self.page_size)
+        chain = self.chain(cache_salt)
         found = 0
-        while self.caching and found + self.page_size < len(token_ids):
+        while self._caching and found + self.page_size < len(token_ids):
             tokens = token_ids[found : found + self.page_size]
-            if self.cache.find(seq_chain.key(found // self.page_size, tokens)) is None:
+            if self._cache.find(chain.key(found // self.page_size, tokens)) is None:
                 break
             found += self.page_size
         return found
 
     def find_prefix(self, seq: Sequence) -> list[int]:
         """Cached pages for the beginning of `seq`, never those of its newest token: that one is always computed."""
-        if not self.caching or seq.prompt_logprobs is not None:
+        if not self.uses_cache(seq):
             return []
         found: list[int] = []
         for index in range((seq.num_tokens - 1) // self.page_size):
-            page = self.cache.find(seq.chain.key(index, self._page_tokens(seq, index)))
+            page = self._cache.find(seq.chain.key(index, self._page_tokens(seq, index)))
             if page is None:
                 break
             found.append(page)
         return found
+
+    def uses_cache(self, seq: Sequence) -> bool:
+        """Whether it may start from cached pages: not while its prompt's logprobs are wanted."""
+        return self._caching and seq.prompt_logprobs is None
 
     def cost(self, prefix: list[int], num_tokens: int) -> int:
         """Free pages it takes to hold `num_tokens` of which `prefix` is cached (some of it in free pages)."""
@@ -66,12 +73,16 @@ class KVMemory:
 
     def register(self, seq: Sequence) -> None:
         """Offers the full pages that committed steps computed to the prefix cache."""
-        if not self.caching:
+        if not self._caching:
             return
         full = seq.computed_tokens // self.page_size
         for index in range(seq.pages_registered, full):
-            self.cache.insert(seq.chain.key(index, self._page_tokens(seq, index)), seq.pages[index])
+            self._cache.insert(seq.chain.key(index, self._page_tokens(seq, index)), seq.pages[index])
         seq.pages_registered = full
+
+    def check_integrity(self) -> None:
+        self.pool.check_integrity()
+        self._cache.check_integrity()
 
     def _page_tokens(self, seq: Sequence, index: int) -> list[int]:
         return seq.token_range(index * self.page_size, (index + 1) * self.page_size)

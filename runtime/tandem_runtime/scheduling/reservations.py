@@ -91,7 +91,7 @@ class Reservations:
         self._memory.register(seq)
 
     def dissolve(self, seq: Sequence) -> None:
-        """Gives up: held pages are released, reserved ones quarantined under the request id."""
+        """Gives up, if there is anything: held pages are released, reserved ones quarantined under the request id."""
         claim = self._claims.pop(seq.request_id, None)
         if claim is None:
             return
@@ -100,8 +100,7 @@ class Reservations:
         self._pool.release(seq.pages[: claim.held])
         if claim.reserved:
             self._pool.quarantine(seq.request_id, seq.pages[claim.held :])
-        seq.pages = []
-        seq.pages_registered = seq.scheduled_tokens = seq.computed_tokens = 0
+        seq.drop_pages()
 
     def _table_size(self, seq: Sequence) -> int:
         return self._memory.pages_for(len(seq.prompt_token_ids) - 1)

@@ -133,6 +133,11 @@ class Sequence:
             return self.output_token_ids[start - num_prompt : stop - num_prompt]
         return self.prompt_token_ids[start:] + self.output_token_ids[: stop - num_prompt]
 
+    def drop_pages(self) -> None:
+        """Forgets the page table, which someone else releases, and with it what was computed."""
+        self.pages = []
+        self.pages_registered = self.scheduled_tokens = self.computed_tokens = 0
+
     def append_output(self, token_id: int) -> Literal["stop", "length"] | None:
         """Takes a sampled id; returns why the sequence ends with it, if it does."""
         self.output_token_ids.append(token_id)
