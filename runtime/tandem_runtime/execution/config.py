@@ -1,0 +1,196 @@
+"""What a model is, read from a Hugging Face folder's `config.json` and `generation_config.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tandem_runtime.core.errors import StartupError, UnsupportedModelError
+
+DType = Literal["float32", "float16", "bfloat16"]
+DTYPES: tuple[DType, ...] = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How one architecture differs from the plain decoder, where its config does not say so itself."""
+
+    qkv_bias: bool | None
+    """None: as `attention_bias` says."""
+    o_bias: bool | None
+    qk_norm: bool
+    moe: bool = False
+
+
+FAMILIES = {
+    "LlamaForCausalLM": Family(qkv_bias=None, o_bias=None, qk_norm=False),
+    "Qwen2ForCausalLM": Family(qkv_bias=True, o_bias=False, qk_norm=False),
+    "Qwen3ForCausalLM": Family(qkv_bias=None, o_bias=None, qk_norm=True),
+    "Qwen3MoeForCausalLM": Family(qkv_bias=None, o_bias=None, qk_norm=True, moe=True),
+}
+
+ROPE_TYPES = ("default", "linear", "yarn", "llama3")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeConfig:
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    norm_topk_prob: bool
+    sparse_step: int
+    """Every `sparse_step`-th layer is sparse, counted from 1."""
+    dense_layers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    tie_word_embeddings: bool
+    max_position_embeddings: int
+    """Longest context, with the rope scaling in force."""
+    rope: dict[str, Any]
+    """Hugging Face's `rope_parameters`, `rope_theta` included, after overrides."""
+    moe: MoeConfig | None
+    dtype: DType
+    """The checkpoint's own."""
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, rope_scaling: str | None = None) -> ModelConfig:
+        """Reads the folder; `rope_scaling` is JSON that goes over the config's own.
+
+        Raises `UnsupportedModelError` for what this runtime cannot execute, `StartupError` for what cannot be read.
+        """
+        raw = _read_json(folder / "config.json")
+        generation = _read_json(folder / "generation_config.json", missing_ok=True)
+        try:
+            return _parse(raw, generation, rope_scaling)
+        except KeyError as error:
+            raise UnsupportedModelError(f"{folder / 'config.json'} lacks the field {error}") from None
+
+    def is_moe_layer(self, layer: int) -> bool:
+        return self.moe is not None and layer not in self.moe.dense_layers and (layer + 1) % self.moe.sparse_step == 0
+
+
+def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        if missing_ok:
+            return {}
+        raise StartupError(f"{path} does not exist: --model must be a folder of a Hugging Face model") from None
+    except (OSError, ValueError) as error:
+        raise StartupError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise StartupError(f"{path} is no JSON object")
+    return value
+
+
+def _parse(raw: dict[str, Any], generation: dict[str, Any], rope_scaling: str | None) -> ModelConfig:
+    architecture = next(iter(raw.get("architectures") or []), None)
+    family = FAMILIES.get(architecture) if architecture else None
+    if architecture is None or family is None:
+        raise UnsupportedModelError(f"architecture {architecture} is not supported; supported: {', '.join(FAMILIES)}")
+    _refuse_unsupported(raw)
+    bias = bool(raw.get("attention_bias", False))
+    rope = _rope(raw, rope_scaling)
+    heads = raw["num_attention_heads"]
+    return ModelConfig(
+        architecture=architecture,
+        vocab_size=raw["vocab_size"],
+        hidden_size=raw["hidden_size"],
+        intermediate_size=raw["intermediate_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        rms_norm_eps=raw["rms_norm_eps"],
+        qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
+        o_bias=bias if family.o_bias is None else family.o_bias,
+        mlp_bias=bool(raw.get("mlp_bias", False)),
+        qk_norm=family.qk_norm,
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        max_position_embeddings=_context_length(raw, rope),
+        rope=rope,
+        moe=_moe(raw) if family.moe else None,
+        dtype=_dtype(raw),
+        eos_token_ids=_eos(generation) or _eos(raw),
+    )
+
+
+def _refuse_unsupported(raw: dict[str, Any]) -> None:
+    if raw.get("hidden_act", "silu") != "silu":
+        raise UnsupportedModelError(f"hidden_act {raw['hidden_act']} is not supported; supported: silu")
+    if raw.get("use_sliding_window"):
+        raise UnsupportedModelError("use_sliding_window is not supported; set it to false in config.json")
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method")
+        raise UnsupportedModelError(f"quantization {method} is not supported; use an unquantized checkpoint")
+
+
+def _rope(raw: dict[str, Any], override: str | None) -> dict[str, Any]:
+    """transformers 5 writes `rope_parameters`; older configs `rope_theta` beside an optional `rope_scaling`."""
+    rope: dict[str, Any] = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
+    if override is not None:
+        try:
+            rope |= json.loads(override)
+        except (ValueError, TypeError) as error:
+            raise StartupError(f"--rope-scaling is no JSON object: {error}") from None
+    rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
+    rope["rope_type"] = rope.pop("type", None) or rope.get("rope_type") or "default"
+    if rope["rope_type"] not in ROPE_TYPES:
+        raise UnsupportedModelError(
+            f"rope_type {rope['rope_type']} is not supported; supported: {', '.join(ROPE_TYPES)}"
+        )
+    if rope["rope_type"] != "default" and "factor" not in rope:
+        raise StartupError(f"rope_type {rope['rope_type']} needs a factor")
+    if rope["rope_type"] in ("yarn", "llama3"):
+        rope.setdefault("original_max_position_embeddings", raw["max_position_embeddings"])
+    return rope
+
+
+def _context_length(raw: dict[str, Any], rope: dict[str, Any]) -> int:
+    declared = int(raw["max_position_embeddings"])
+    if rope["rope_type"] == "yarn":
+        return max(declared, int(rope["original_max_position_embeddings"] * rope["factor"]))
+    return declared
+
+
+def _moe(raw: dict[str, Any]) -> MoeConfig:
+    return MoeConfig(
+        num_experts=raw.get("num_experts") or raw["num_local_experts"],
+        experts_per_token=raw["num_experts_per_tok"],
+        intermediate_size=raw["moe_intermediate_size"],
+        norm_topk_prob=bool(raw.get("norm_topk_prob", False)),
+        sparse_step=raw.get("decoder_sparse_step", 1),
+        dense_layers=frozenset(raw.get("mlp_only_layers") or ()),
+    )
+
+
+def _dtype(raw: dict[str, Any]) -> DType:
+    name = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    if name not in DTYPES:
+        raise UnsupportedModelError(f"dtype {name} is not supported; supported: {', '.join(DTYPES)}")
+    return name
+
+
+def _eos(raw: dict[str, Any]) -> tuple[int, ...]:
+    ids = raw.get("eos_token_id")
+    if ids is None:
+        return ()
+    return tuple(ids) if isinstance(ids, list) else (int(ids),)

@@ -1,0 +1,103 @@
+"""Logits to token ids, row by row as each sequence's `SamplingParams` say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
+from tandem_runtime.execution.sampling_math import draw, penalise_, token_logprobs, truncate_, uniform
+
+
+class History:
+    """Which tokens a sequence has seen; kept only for sequences whose penalties need it."""
+
+    def __init__(self, prompt: list[int], output: list[int], vocab_size: int, device: str) -> None:
+        self.prompt_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        self.prompt_V[torch.tensor(prompt, dtype=torch.int64, device=device)] = True
+        self.counts_V = torch.zeros(vocab_size, dtype=torch.int32, device=device)
+        for token in output:
+            self.counts_V[token] += 1
+
+    def add(self, token_1: torch.Tensor) -> None:
+        """`token_1`: int64 [1], still on the device."""
+        self.counts_V.index_add_(0, token_1, torch.ones(1, dtype=torch.int32, device=token_1.device))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One row of logits to sample from."""
+
+    sampling: SamplingParams
+    output_index: int
+    """How many tokens the sequence has sampled before."""
+    history: History | None
+
+    @property
+    def masks_stops(self) -> bool:
+        return self.output_index < self.sampling.min_tokens and bool(self.sampling.stop_token_ids)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the answer is the argmax of the logits as they are."""
+        s = self.sampling
+        return s.greedy and self.history is None and not s.logit_bias and s.logprobs is None and not self.masks_stops
+
+
+def sample(logits_RV: torch.Tensor, rows: list[SampleRow]) -> tuple[torch.Tensor, dict[int, TokenLogprobs]]:
+    """int64 [R] on the logits' device, and the logprobs of rows that ask for them, by row."""
+    if all(row.plain for row in rows):
+        return logits_RV.argmax(-1), {}
+    logits_RV = logits_RV.float()
+    for logits_V, row in zip(logits_RV, rows, strict=True):
+        _shape_(logits_V, row)
+    ids_R = logits_RV.argmax(-1)
+    drawn = [r for r, row in enumerate(rows) if not row.sampling.greedy]
+    if drawn:
+        ids_R[drawn] = _draw_rows(logits_RV[drawn], [rows[r] for r in drawn])
+    for r, row in enumerate(rows):
+        if row.history is not None:
+            row.history.add(ids_R[r : r + 1])
+    return ids_R, _logprobs(logits_RV, ids_R, rows)
+
+
+def _shape_(logits_V: torch.Tensor, row: SampleRow) -> None:
+    """Penalties, bias and masked stop tokens, in place."""
+    s = row.sampling
+    if row.history is not None:
+        penalise_(
+            logits_V,
+            row.history.prompt_V,
+            row.history.counts_V,
+            repetition=s.repetition_penalty,
+            presence=s.presence_penalty,
+            frequency=s.frequency_penalty,
+        )
+    for token, bias in s.logit_bias.items():
+        logits_V[token] += bias
+    if row.masks_stops:
+        logits_V[list(s.stop_token_ids)] = -torch.inf
+
+
+def _draw_rows(logits_RV: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:
+    sampling = [row.sampling for row in rows]
+    device = logits_RV.device
+    logits_RV /= torch.tensor([s.temperature for s in sampling], device=device)[:, None]
+    truncate_(
+        logits_RV,
+        top_k=[s.top_k for s in sampling],
+        top_p=[s.top_p for s in sampling],
+        min_p=[s.min_p for s in sampling],
+    )
+    uniforms = [uniform(row.sampling.seed, row.output_index) for row in rows]
+    return draw(logits_RV, torch.tensor(uniforms, dtype=torch.float64, device=device))
+
+
+def _logprobs(logits_RV: torch.Tensor, ids_R: torch.Tensor, rows: list[SampleRow]) -> dict[int, TokenLogprobs]:
+    asking = {r: row.sampling.logprobs for r, row in enumerate(rows) if row.sampling.logprobs is not None}
+    if not asking:
+        return {}
+    chosen = list(asking)
+    found = token_logprobs(logits_RV[chosen], ids_R[chosen].tolist(), list(asking.values()))
+    return dict(zip(chosen, found, strict=True))

@@ -1,0 +1,118 @@
+"""What the executor is asked to do: the part of `tandem serve`'s flags that concerns it, checked and resolved."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tandem_contract.flags import ServeFlags
+
+from tandem_runtime.core.errors import StartupError
+from tandem_runtime.core.kv import KVLayout
+from tandem_runtime.execution.config import DType, ModelConfig
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "t": 10**12, "ti": 2**40}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionConfig:
+    folder: Path
+    model: ModelConfig
+    dtype: DType
+    load_format: Literal["safetensors", "dummy"]
+    device: Literal["cpu", "cuda"]
+    tensor_parallel_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    page_size: int
+    kv_cache_memory: int | None
+    """Bytes for KV pages on each rank; None: from what is free."""
+    gpu_memory_utilization: float
+    cpu_threads: int | None
+    """Of each rank; None: all cores, shared by the ranks."""
+    seed: int = 0
+    """Of dummy weights."""
+
+    @classmethod
+    def from_flags(cls, flags: ServeFlags) -> ExecutionConfig:
+        """Raises `StartupError` where the flags and the model contradict each other."""
+        folder = Path(flags.model)
+        model = ModelConfig.from_folder(folder, rope_scaling=flags.rope_scaling)
+        if flags.kv_cache_dtype == "fp8":
+            raise StartupError("--kv-cache-dtype fp8 is not supported on this device")
+        if flags.quantization == "fp8":
+            raise StartupError("--quantization fp8 is not supported on this device")
+        if flags.max_model_len is not None and flags.max_model_len > model.max_position_embeddings:
+            raise StartupError(
+                f"--max-model-len {flags.max_model_len} exceeds the model's {model.max_position_embeddings} tokens;"
+                " lower it, or extend the model with --rope-scaling"
+            )
+        config = cls(
+            folder=folder,
+            model=model,
+            dtype=model.dtype if flags.dtype == "auto" else flags.dtype,
+            load_format=flags.load_format,
+            device=_device(flags.device),
+            tensor_parallel_size=flags.tensor_parallel_size,
+            max_model_len=flags.max_model_len or model.max_position_embeddings,
+            max_num_seqs=flags.max_num_seqs,
+            max_num_batched_tokens=flags.max_num_batched_tokens,
+            page_size=flags.page_size,
+            kv_cache_memory=None if flags.kv_cache_memory is None else parse_size(flags.kv_cache_memory),
+            gpu_memory_utilization=flags.gpu_memory_utilization,
+            cpu_threads=flags.cpu_threads,
+        )
+        check_divisible(model, flags.tensor_parallel_size)
+        return config
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[self.dtype]
+
+    @property
+    def layout(self) -> KVLayout:
+        return KVLayout(
+            num_layers=self.model.num_layers,
+            num_kv_heads=self.model.num_kv_heads,
+            head_dim=self.model.head_dim,
+            page_size=self.page_size,
+            dtype=self.dtype,
+            tensor_parallel=self.tensor_parallel_size,
+        )
+
+    @property
+    def max_pages_per_seq(self) -> int:
+        return self.layout.pages_for(self.max_model_len)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `4GiB`, `512MB`, `1073741824`; raises `StartupError`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if match is None or match[2] not in _UNITS:
+        raise StartupError(f"--kv-cache-memory {text!r} is no size such as 4GiB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def check_divisible(model: ModelConfig, world: int) -> None:
+    """Whether `world` ranks can share the model; raises `StartupError` naming the dimension that does not divide."""
+    sizes = {"attention heads": model.num_heads, "intermediate size": model.intermediate_size}
+    if model.moe is not None:
+        sizes["expert intermediate size"] = model.moe.intermediate_size
+    for name, size in sizes.items():
+        if size % world:
+            raise StartupError(f"--tensor-parallel-size {world} does not divide the model's {size} ({name})")
+    if model.num_kv_heads % world and world % model.num_kv_heads:
+        raise StartupError(
+            f"--tensor-parallel-size {world} neither divides nor is a multiple of the model's"
+            f" {model.num_kv_heads} KV heads"
+        )
+
+
+def _device(name: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    if name == "cuda":
+        raise StartupError("--device cuda: this build has no CUDA attention backend; use --device cpu")
+    return "cpu"

@@ -1,0 +1,105 @@
+"""The runner's per-sequence tables: pages, last sampled ids, sampling state. Kept from `SlotStart` to the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan
+from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.execution.attention.backend import ChunkSpan, StepBatch
+from tandem_runtime.execution.sampler import History, SampleRow
+
+
+@dataclass(slots=True)
+class _Slot:
+    sampling: SamplingParams
+    prompt_token_ids: list[int]
+    num_pages: int
+    history: History | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """A plan laid out for the model: one-token chunks first, whatever the plan's order was."""
+
+    ids_T: torch.Tensor
+    """int64 [T]."""
+    batch: StepBatch
+    chunks: list[tuple[int, int]]
+    """For each chunk of the plan, in the plan's order: [first row, end row) of its tokens."""
+
+
+class SlotTables:
+    def __init__(self, *, max_num_seqs: int, max_pages_per_seq: int, vocab_size: int, device: str) -> None:
+        self._page_table_SP = torch.zeros(max_num_seqs, max_pages_per_seq, dtype=torch.int32)
+        self.last_ids_S = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
+        """The id each slot sampled last; read by chunks whose token the host has not seen yet."""
+        self._slots: dict[int, _Slot] = {}
+        self._vocab_size = vocab_size
+        self._device = device
+
+    def lay_out(self, plan: StepPlan) -> StepInput:
+        """Applies the plan's starts and page growth, and builds the step's input."""
+        for start in plan.starts:
+            self._start(start)
+        order = sorted(range(len(plan.chunks)), key=lambda i: plan.chunks[i].num_tokens > 1)
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        spans: list[ChunkSpan] = []
+        rows: list[tuple[int, int]] = [(0, 0)] * len(plan.chunks)
+        from_device: list[int] = []
+        for i in order:
+            chunk = plan.chunks[i]
+            self._grow(chunk)
+            first = len(ids)
+            rows[i] = (first, first + chunk.num_tokens)
+            if chunk.token_ids is None:
+                from_device.append(first)
+                ids.append(0)
+            else:
+                ids += chunk.token_ids
+            positions += range(chunk.start, chunk.start + chunk.num_tokens)
+            slots += [chunk.slot] * chunk.num_tokens
+            if chunk.num_tokens > 1:
+                spans.append(ChunkSpan(chunk.slot, first, chunk.start, chunk.num_tokens))
+        slots_T = torch.tensor(slots, dtype=torch.int64)
+        ids_T = torch.tensor(ids, dtype=torch.int64, device=self._device)
+        if from_device:
+            at = torch.tensor(from_device)
+            ids_T[at] = self.last_ids_S[slots_T[at]]
+        num_decodes = sum(chunk.num_tokens == 1 for chunk in plan.chunks)
+        positions_T = torch.tensor(positions, dtype=torch.int64)
+        return StepInput(ids_T, StepBatch(slots_T, positions_T, num_decodes, tuple(spans), self._page_table_SP), rows)
+
+    def sample_row(self, chunk: Chunk) -> SampleRow:
+        slot = self._slots[chunk.slot]
+        output_index = chunk.start + chunk.num_tokens - len(slot.prompt_token_ids)
+        return SampleRow(slot.sampling, output_index, slot.history)
+
+    def prompt_targets(self, chunk: Chunk) -> tuple[list[int], int] | None:
+        """The prompt's tokens start+1 .. start+num_tokens and the number of alternatives, where they were asked for."""
+        slot = self._slots[chunk.slot]
+        if slot.sampling.prompt_logprobs is None:
+            return None
+        targets = slot.prompt_token_ids[chunk.start + 1 : chunk.start + chunk.num_tokens + 1]
+        return (targets, slot.sampling.prompt_logprobs) if targets else None
+
+    def _start(self, start: SlotStart) -> None:
+        history = None
+        if start.sampling.needs_history:
+            history = History(start.prompt_token_ids, start.output_token_ids, self._vocab_size, self._device)
+        self._slots[start.slot] = _Slot(start.sampling, start.prompt_token_ids, 0, history)
+        self._append_pages(start.slot, start.page_ids)
+
+    def _grow(self, chunk: Chunk) -> None:
+        assert chunk.slot in self._slots, f"slot {chunk.slot} runs before it starts"
+        if chunk.append_page_ids:
+            self._append_pages(chunk.slot, chunk.append_page_ids)
+
+    def _append_pages(self, slot: int, page_ids: list[int]) -> None:
+        first = self._slots[slot].num_pages
+        self._slots[slot].num_pages += len(page_ids)
+        self._page_table_SP[slot, first : first + len(page_ids)] = torch.tensor(page_ids, dtype=torch.int32)

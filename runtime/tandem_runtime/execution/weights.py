@@ -1,0 +1,164 @@
+"""Where a layer's weights come from: a sharded, lazily read checkpoint, or random numbers of the same shape.
+
+A layer asks for the part it holds and gets one tensor, assembled in place from the checkpoint's tensors. Files are read
+with `pread` straight into that tensor, never mapped, so that the process holds no second copy of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from tandem_runtime.core.errors import StartupError
+from tandem_runtime.execution.safetensors_file import SafetensorsFile, TensorEntry, open_checkpoint
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes read, bytes in total)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows and columns of one checkpoint tensor; None: all. A vector has rows only."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole tensor in the checkpoint."""
+    rows: range | None = None
+    cols: range | None = None
+
+    @property
+    def taken_rows(self) -> range:
+        return range(self.shape[0]) if self.rows is None else self.rows
+
+    @property
+    def taken_cols(self) -> range:
+        width = 1 if len(self.shape) == 1 else self.shape[1]
+        return range(width) if self.cols is None else self.cols
+
+
+class WeightSource(Protocol):
+    def take(self, parts: Sequence[Part]) -> torch.Tensor:
+        """The parts below one another, as one new tensor of the source's dtype on its device; raises `StartupError`."""
+        ...
+
+    def finish(self) -> None:
+        """Raises `StartupError` when the checkpoint holds tensors that nobody asked for."""
+        ...
+
+
+class CheckpointSource:
+    """A folder's `*.safetensors`, whole or sharded (with or without an index)."""
+
+    STAGING_BYTES = 16 << 20
+    IGNORED_SUFFIXES = (".rotary_emb.inv_freq",)
+
+    def __init__(
+        self, folder: Path, *, dtype: torch.dtype, device: str, progress: Progress, ignore: frozenset[str]
+    ) -> None:
+        """`ignore`: tensors that may be present and are not needed (a tied `lm_head.weight`)."""
+        self._entries: dict[str, tuple[SafetensorsFile, TensorEntry]] = open_checkpoint(folder)
+        self._dtype = dtype
+        self._device = device
+        self._progress = progress
+        self._unused = {
+            name for name in self._entries if name not in ignore and not name.endswith(self.IGNORED_SUFFIXES)
+        }
+        self._total = sum(self._entries[name][1].num_bytes for name in self._unused)
+        self._done = 0
+        progress(0, self._total)
+
+    def take(self, parts: Sequence[Part]) -> torch.Tensor:
+        target = _empty_for(parts, self._dtype, self._device)
+        row = 0
+        for part in parts:
+            rows = len(part.taken_rows)
+            self._fill(target[row : row + rows], part)
+            row += rows
+        return target
+
+    def _fill(self, target: torch.Tensor, part: Part) -> None:
+        if part.name not in self._entries:
+            raise StartupError(f"tensor {part.name} is missing from the checkpoint")
+        file, entry = self._entries[part.name]
+        if entry.shape != part.shape:
+            raise StartupError(
+                f"tensor {part.name} in {file.path} has shape {list(entry.shape)};"
+                f" config.json asks for {list(part.shape)}"
+            )
+        row_bytes = entry.num_bytes // max(1, entry.shape[0])
+        direct = part.cols is None and target.device.type == "cpu" and target.dtype == entry.dtype
+        step = len(part.taken_rows) if direct else max(1, self.STAGING_BYTES // max(1, row_bytes))
+        for first in range(0, len(part.taken_rows), max(1, step)):
+            rows = part.taken_rows[first : first + step]
+            block = target[first : first + len(rows)]
+            if direct:
+                file.read_rows(entry, rows, block)
+            else:
+                staging = torch.empty((len(rows), *entry.shape[1:]), dtype=entry.dtype)
+                file.read_rows(entry, rows, staging)
+                cols = part.taken_cols
+                block.copy_(staging if staging.dim() == 1 else staging[:, cols.start : cols.stop])
+        if part.name in self._unused:
+            self._unused.discard(part.name)
+            self._done += entry.num_bytes
+            self._progress(self._done, self._total)
+
+    def finish(self) -> None:
+        for file in {id(file): file for file, _ in self._entries.values()}.values():
+            file.close()
+        if self._unused:
+            name = min(self._unused)
+            raise StartupError(
+                f"{self._entries[name][0].path} holds {len(self._unused)} tensors that the architecture has no use for,"
+                f" such as {name}"
+            )
+
+
+class DummySource:
+    """Small random numbers that depend on (seed, tensor name, row, column) alone, so that ranks agree."""
+
+    POOL = 1_000_003
+    """A prime: rows of any width start at different numbers of the pool."""
+    STAGING_ELEMENTS = 4 << 20
+
+    def __init__(self, *, seed: int, dtype: torch.dtype, device: str) -> None:
+        self._seed = seed
+        self._dtype = dtype
+        self._device = device
+        generator = torch.Generator().manual_seed(seed)
+        pool = torch.randn(self.POOL, generator=generator).mul_(0.02)
+        self._pool = pool.to(dtype=dtype, device=device)
+
+    def take(self, parts: Sequence[Part]) -> torch.Tensor:
+        target = _empty_for(parts, self._dtype, self._device)
+        row = 0
+        for part in parts:
+            rows = len(part.taken_rows)
+            self._fill(target[row : row + rows], part)
+            row += rows
+        return target
+
+    def _fill(self, target: torch.Tensor, part: Part) -> None:
+        if len(part.shape) == 1:
+            target.fill_(0.0 if part.name.endswith("bias") else 1.0)
+            return
+        start = sum((i + 1) * byte for i, byte in enumerate(part.name.encode())) * 7919
+        cols = torch.arange(part.taken_cols.start, part.taken_cols.stop, device=self._device)
+        step = max(1, self.STAGING_ELEMENTS // max(1, len(part.taken_cols)))
+        for first in range(0, len(part.taken_rows), step):
+            rows = part.taken_rows[first : first + step]
+            index = torch.arange(rows.start, rows.stop, device=self._device)[:, None] * part.shape[1] + cols + start
+            target[first : first + len(rows)] = self._pool[index.remainder_(self.POOL)]
+
+    def finish(self) -> None:
+        pass
+
+
+def _empty_for(parts: Sequence[Part], dtype: torch.dtype, device: str) -> torch.Tensor:
+    rows = sum(len(part.taken_rows) for part in parts)
+    shape = (rows,) if len(parts[0].shape) == 1 else (rows, len(parts[0].taken_cols))
+    return torch.empty(shape, dtype=dtype, device=device)
