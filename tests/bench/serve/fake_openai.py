@@ -24,11 +24,14 @@ class FakeOpenAI:
     error_event_after: int | None = None
     refuses: int = 0
     """Answers so many requests with 503."""
+    hangs_from: int | None = None
+    """Requests after so many never end; `hung` tells when the first does not."""
     usage: bool = True
     tokenize: bool = True
     api_key: str | None = None
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
+    hung: asyncio.Event = field(default_factory=asyncio.Event)
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -65,6 +68,9 @@ class FakeOpenAI:
             text = event if isinstance(event, str) else json.dumps(event)
             await response.write(f"data: {text}\n\n".encode())
 
+        if self.hangs_from is not None and len(self.requests) > self.hangs_from:
+            self.hung.set()
+            await asyncio.Event().wait()
         if chat:
             await send({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
         total = body["max_tokens"] if self.stops_after is None else self.stops_after
@@ -110,7 +116,7 @@ async def serving(fake: FakeOpenAI) -> AsyncIterator[FakeOpenAI]:
     app.router.add_post("/tokenize", fake.count)
     app.router.add_post("/v1/completions", fake.complete)
     app.router.add_post("/v1/chat/completions", fake.complete)
-    runner = web.AppRunner(app, shutdown_timeout=1.0)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

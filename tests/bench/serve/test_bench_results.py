@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from tandem_runtime.bench.serve.display import RollingRate
@@ -56,11 +57,16 @@ def test_one_server_has_no_ratios() -> None:
     assert ratios([level("ours", 1.0, 0.5)]) == []
 
 
-def test_a_busy_client_and_miscounted_prompts_are_warned_of() -> None:
+def test_a_busy_client_is_warned_of() -> None:
     short = level("a", 1.0, 0.5, busy=0.95)
     text = "\n".join(warnings(Findings(1, [short])))
     assert "95% of a core" in text
     assert "prompts were not" not in text
+
+
+def test_prompts_that_the_server_counts_differently_are_warned_of() -> None:
+    result = replace(level("a", 1.0, 0.5), workload=Workload(7, 3))
+    assert "1 prompts were not 7 tokens" in "\n".join(warnings(Findings(1, [result])))
 
 
 def test_rolling_rate_forgets_what_is_older_than_its_window() -> None:

@@ -6,7 +6,10 @@ import asyncio
 import csv
 import io
 import json
+import os
+import signal
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -201,6 +204,34 @@ async def test_api_key_is_sent_and_a_wrong_one_explained(start: Start, capsys: p
     assert await bench(fake, "--workload=8:2", "--api-key=right") == 0
     assert await bench(fake, "--workload=8:2", "--api-key=wrong") == 1
     assert "HTTP 401: no such key" in capsys.readouterr().err
+
+
+async def test_a_silent_server_is_a_failure_after_the_timeout(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    fake = await start(FakeOpenAI(hangs_from=1))
+    argv = ("--workload=8:2", "--concurrency=1", "--num-prompts=2", "--warmup=0", "--timeout=0.3")
+    assert await bench(fake, *argv) == 1
+    assert "1 x timed out (--timeout)" in capsys.readouterr().out
+
+
+@pytest.mark.processes
+async def test_an_interrupted_run_reports_the_levels_it_finished(start: Start, tmp_path: Path) -> None:
+    fake = await start(FakeOpenAI(hangs_from=4))
+    out = tmp_path / "out.json"
+    code = "import sys; from tandem_runtime.bench.main import run; sys.exit(run(sys.argv[1:]))"
+    argv = ("serve", f"--base-url={fake.url}", "--workload=8:2", "--concurrency=1,2", "--warmup=0", f"--json={out}")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *argv,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    await fake.hung.wait()
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = await process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+    assert b"interrupted" in stderr
+    assert b"Throughput" in stdout
+    assert [level["load"]["concurrency"] for level in json.loads(out.read_bytes())["levels"]] == [1]
 
 
 async def test_nobody_listening_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from tandem_runtime.bench.serve.sse import SseParser
 from tandem_runtime.bench.serve.timeline import StreamTimeline, error_message
 
 _PATHS: dict[Endpoint, str] = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+_CONNECT_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Request:
 
 
 class Client:
-    """One server, one connection pool. `on_text` is called for every chunk that carries text (progress only)."""
+    """One server, one connection pool. `on_text` hears how many chunks with text came (progress only)."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Client:
         self._http = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=timeout),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT_TIMEOUT),
         )
 
     async def __aenter__(self) -> Client:
@@ -86,8 +87,8 @@ class Client:
                     await self._read(response, timeline, clock)
                 else:
                     timeline.fail(f"HTTP {response.status}: {_explain(await response.read())}")
-        except TimeoutError:
-            timeline.fail("timed out (--timeout)")
+        except TimeoutError as error:
+            timeline.fail(str(error) or "timed out (--timeout)")
         except (aiohttp.ClientError, OSError) as error:
             timeline.fail(f"{type(error).__name__}: {error}")
         return timeline.record(request.index, start=start, end=clock(), expected_output=request.expected_output)

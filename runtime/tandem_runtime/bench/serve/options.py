@@ -71,8 +71,6 @@ class Options:
         if self.num_prompts is not None and self.num_prompts < most:
             flag = "--max-concurrency" if self.sweep else "--concurrency"
             raise OptionError(f"--num-prompts {self.num_prompts} never reaches {flag} {most}")
-        if self.tokenizer is None and self.endpoint == "completions" and not self.token_ids:
-            raise OptionError("--token-ids must be LOW:HIGH with LOW below HIGH")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
