@@ -1,0 +1,147 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from aiohttp import web
+from msgspec import UNSET
+from tandem_contract import headers
+
+from tandem_runtime.server.choice import Choice, Delta, Scored
+from tandem_runtime.server.exchange import Collected, Exchange, Trace
+from tandem_runtime.server.generation import ChoiceRequest, Generation
+from tandem_runtime.server.intake import read_json, wants_trace
+from tandem_runtime.server.keys import POD, REQUEST_ID
+from tandem_runtime.server.logprobs import for_chat
+from tandem_runtime.server.pod import LoadedModel
+from tandem_runtime.server.prompts import encode, render_chat
+from tandem_runtime.server.protocol.answers import (
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessage,
+    Usage,
+)
+from tandem_runtime.server.protocol.base import parse
+from tandem_runtime.server.protocol.chat import ChatRequest
+from tandem_runtime.server.protocol.convert import to_engine_requests
+from tandem_runtime.text.detokenize import TokenBytes
+from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    arrived = time.perf_counter()
+    pod = request.app[POD]
+    body = parse(ChatRequest, await read_json(request))
+    model = pod.model(body.model)
+    with pod.flight():
+        prompt = render_chat(
+            model, body.messages, template_kwargs=body.chat_template_kwargs, enable_thinking=body.enable_thinking
+        )
+        engine_requests = to_engine_requests(
+            body,
+            await encode(model, prompt, add_special_tokens=False),
+            request_id=pod.engine_request_id(request[REQUEST_ID]),
+            info=model.info,
+            prompt_param="messages",
+            max_tokens=body.token_limit,
+            seed=pod.new_seed(),
+            logprobs=body.alternatives,
+            deadline_s=pod.flags.request_timeout,
+            tickets=pod.tickets.accept(request.headers.get(headers.TICKET)),
+        )
+        choices = [
+            ChoiceRequest(_choice(index, model, prompt, body), engine_request)
+            for index, engine_request in enumerate(engine_requests)
+        ]
+        exchange = Exchange(
+            pod=pod,
+            generation=Generation(model.engine, pod.metrics, arrived=arrived),
+            prompts=[choices],
+            format=ChatFormat(
+                id=f"chatcmpl-{request[REQUEST_ID]}",
+                model=body.model,
+                usage_in_chunks=body.include_usage,
+                token_bytes=model.tokenizer.token_bytes if body.logprobs else None,
+            ),
+            stream=bool(body.stream),
+            include_usage=body.include_usage,
+            wants_trace=wants_trace(request),
+        )
+        return await exchange.answer(request)
+
+
+def _choice(index: int, model: LoadedModel, prompt: str, body: ChatRequest) -> Choice:
+    return Choice(
+        index,
+        model.tokenizer.detokenizer(),
+        reasoning=ReasoningParser(state_after_prompt(prompt)) if model.splits_reasoning else None,
+        stops=body.stops,
+        min_tokens=body.min_tokens,
+    )
+
+
+class ChatFormat:
+    """Implements `exchange.AnswerFormat`."""
+
+    def __init__(self, *, id: str, model: str, usage_in_chunks: bool, token_bytes: TokenBytes | None) -> None:
+        """`token_bytes`: only when logprobs were asked for."""
+        self._id = id
+        self._model = model
+        self._created = int(time.time())
+        self._no_usage = None if usage_in_chunks else UNSET
+        self._token_bytes = token_bytes
+
+    def opening(self, choice: Choice) -> ChatCompletionChunk:
+        return self._chunk(ChatChunkChoice(index=choice.index, delta=ChatDelta(role="assistant", content="")))
+
+    def chunk(self, choice: Choice, delta: Delta, trace: Trace) -> ChatCompletionChunk:
+        text = ChatDelta(content=delta.content or UNSET, reasoning_content=delta.reasoning or UNSET)
+        logprobs = self._logprobs(delta.scored) if delta.scored else None
+        piece = ChatChunkChoice(index=choice.index, delta=text, logprobs=logprobs, finish_reason=delta.finish)
+        return self._chunk(piece, trace)
+
+    def usage_chunk(self, usage: Usage, trace: Trace) -> ChatCompletionChunk:
+        return ChatCompletionChunk(
+            id=self._id, created=self._created, model=self._model, choices=[], usage=usage, tandem=trace
+        )
+
+    def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> ChatCompletion:
+        return ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[self._whole(one) for one in collected],
+            usage=usage,
+            tandem=trace,
+        )
+
+    def _chunk(self, piece: ChatChunkChoice, trace: Trace = UNSET) -> ChatCompletionChunk:
+        return ChatCompletionChunk(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[piece],
+            usage=self._no_usage,
+            tandem=trace,
+        )
+
+    def _whole(self, one: Collected) -> ChatChoice:
+        reasoning, content = "".join(one.reasoning), "".join(one.content)
+        assert one.choice.finish is not None
+        return ChatChoice(
+            index=one.choice.index,
+            message=ChatMessage(
+                content=content if content or not reasoning else None, reasoning_content=reasoning or None
+            ),
+            logprobs=self._logprobs(one.scored),
+            finish_reason=one.choice.finish,
+        )
+
+    def _logprobs(self, scored: Sequence[Scored]) -> ChatLogprobs | None:
+        return None if self._token_bytes is None else for_chat(scored, self._token_bytes)

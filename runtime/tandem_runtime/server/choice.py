@@ -1,0 +1,130 @@
+"""One choice of an answer: turns the engine's tokens into reasoning, content, logprobs and counts. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from tandem_contract.handoff import RequestTrace
+
+from tandem_runtime.core.sampling import TokenLogprobs
+from tandem_runtime.engine.messages import EngineOutput
+from tandem_runtime.text.detokenize import IncrementalDetokenizer
+from tandem_runtime.text.reasoning import ReasoningParser
+from tandem_runtime.text.stops import StopMatcher
+
+Finish = Literal["stop", "length"]
+
+
+class Scored(NamedTuple):
+    logprobs: TokenLogprobs
+    offset: int
+    """Characters of content before this token."""
+
+
+@dataclass(slots=True)
+class Delta:
+    """What is new in a choice."""
+
+    reasoning: str = ""
+    content: str = ""
+    scored: list[Scored] = field(default_factory=list)
+    finish: Finish | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.reasoning or self.content or self.scored or self.finish)
+
+
+class Choice:
+    """Stop strings apply to content only: one that occurs in a thought does not end the answer.
+
+    Stop tokens leave neither text nor logprobs, and count as completion tokens.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        detokenizer: IncrementalDetokenizer,
+        *,
+        reasoning: ReasoningParser | None = None,
+        stops: Sequence[str] = (),
+        min_tokens: int = 0,
+        max_tokens: int | None = None,
+    ) -> None:
+        """Tokens after `max_tokens` are dropped: 0 scores a prompt, of which the engine samples one token."""
+        self.index = index
+        self.completion_tokens = 0
+        self.cached_tokens = 0
+        self.prompt_logprobs: list[TokenLogprobs] | None = None
+        self.trace: RequestTrace | None = None
+        self.finish: Finish | None = None
+        self._detokenizer = detokenizer
+        self._reasoning = reasoning
+        self._stops = StopMatcher(stops)
+        self._min_tokens = min_tokens
+        self._max_tokens = max_tokens
+        self._fed = 0
+        """Characters of content so far, those held back by the stop matcher included."""
+        self._shown = 0
+        self._unreleased: list[Scored] = []
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return self._reasoning.tokens if self._reasoning is not None else 0
+
+    def accept(self, output: EngineOutput) -> Delta:
+        """`finish` of the result is set when the choice is complete, which a stop string may bring about early."""
+        assert self.finish is None, "nothing follows the end"
+        self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
+        self.prompt_logprobs = output.prompt_logprobs or self.prompt_logprobs
+        self.trace = output.trace
+        delta = Delta()
+        self._take(output, delta)
+        if self._stops.stopped:
+            delta.finish = "stop"
+        elif output.finish_reason is not None:
+            self._flush(delta)
+            stopped = self._stops.stopped or (output.finish_reason == "stop" and self._max_tokens != 0)
+            delta.finish = "stop" if stopped else "length"
+        self.finish = delta.finish
+        self._release(delta)
+        return delta
+
+    def _take(self, output: EngineOutput, delta: Delta) -> None:
+        last = len(output.token_ids) - 1
+        for position, token_id in enumerate(output.token_ids):
+            if self._max_tokens is not None and self.completion_tokens >= self._max_tokens:
+                return
+            self.completion_tokens += 1
+            if position == last and output.stop_token_id is not None:
+                return
+            if output.logprobs is not None:
+                self._unreleased.append(Scored(output.logprobs[position], self._fed))
+            text = self._detokenizer.push(token_id)
+            if self._reasoning is not None:
+                reasoning, text = self._reasoning.push(text)
+                delta.reasoning += reasoning
+            self._feed(text, delta)
+            if self._stops.stopped:
+                return
+
+    def _feed(self, text: str, delta: Delta) -> None:
+        self._fed += len(text)
+        delta.content += text if self.completion_tokens <= self._min_tokens else self._stops.push(text)
+
+    def _flush(self, delta: Delta) -> None:
+        if self._reasoning is not None:
+            reasoning, text = self._reasoning.flush()
+            delta.reasoning += reasoning
+            self._feed(text, delta)
+        delta.content += self._stops.flush()
+
+    def _release(self, delta: Delta) -> None:
+        """Logprobs go out with their text: those of held-back text wait, those of cut-off text never go."""
+        self._shown += len(delta.content)
+        if self._shown == self._fed:
+            delta.scored, self._unreleased = self._unreleased, []
+        else:
+            delta.scored = [scored for scored in self._unreleased if scored.offset < self._shown]
+            self._unreleased = self._unreleased[len(delta.scored) :]

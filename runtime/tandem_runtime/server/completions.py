@@ -1,0 +1,187 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+from msgspec import UNSET
+from tandem_contract import headers
+
+from tandem_runtime.server.choice import Choice, Delta, Scored
+from tandem_runtime.server.exchange import Collected, Exchange, Trace
+from tandem_runtime.server.generation import ChoiceRequest, Generation
+from tandem_runtime.server.intake import read_json, wants_trace
+from tandem_runtime.server.keys import POD, REQUEST_ID
+from tandem_runtime.server.logprobs import for_completion, for_prompt, joined
+from tandem_runtime.server.pod import LoadedModel
+from tandem_runtime.server.prompts import encode
+from tandem_runtime.server.protocol.answers import Completion, CompletionChoice, CompletionLogprobs, Usage
+from tandem_runtime.server.protocol.base import parse
+from tandem_runtime.server.protocol.completions import CompletionRequest
+from tandem_runtime.server.protocol.convert import check_token_ids, to_engine_requests
+from tandem_runtime.text.detokenize import TokenBytes
+
+DEFAULT_MAX_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    text: str
+    """What `echo` repeats; empty where it is not asked for."""
+    token_ids: list[int]
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    arrived = time.perf_counter()
+    pod = request.app[POD]
+    body = parse(CompletionRequest, await read_json(request))
+    model = pod.model(body.model)
+    with pod.flight():
+        prompts = [await _prompt(model, given, echo=bool(body.echo)) for given in body.prompts]
+        tickets = pod.tickets.accept(request.headers.get(headers.TICKET))
+        max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        seed = pod.new_seed()
+        runs: list[list[ChoiceRequest]] = []
+        for position, prompt in enumerate(prompts):
+            engine_requests = to_engine_requests(
+                body,
+                prompt.token_ids,
+                request_id=pod.engine_request_id(request[REQUEST_ID]),
+                info=model.info,
+                prompt_param="prompt",
+                max_tokens=max(1, max_tokens),
+                seed=seed,
+                logprobs=body.logprobs,
+                prompt_logprobs=body.logprobs if body.echo else None,
+                deadline_s=pod.flags.request_timeout,
+                tickets=tickets if position == 0 else (),
+            )
+            runs.append(
+                [
+                    ChoiceRequest(_choice(position * body.choices + index, model, body, max_tokens), engine_request)
+                    for index, engine_request in enumerate(engine_requests)
+                ]
+            )
+        exchange = Exchange(
+            pod=pod,
+            generation=Generation(model.engine, pod.metrics, arrived=arrived),
+            prompts=runs,
+            format=CompletionFormat(
+                id=f"cmpl-{request[REQUEST_ID]}",
+                model=body.model,
+                usage_in_chunks=body.include_usage,
+                echoed=[prompt for prompt in prompts for _ in range(body.choices)] if body.echo else None,
+                token_bytes=model.tokenizer.token_bytes if body.logprobs is not None else None,
+            ),
+            stream=bool(body.stream),
+            include_usage=body.include_usage,
+            wants_trace=wants_trace(request),
+        )
+        return await exchange.answer(request)
+
+
+async def _prompt(model: LoadedModel, given: str | list[int], *, echo: bool) -> Prompt:
+    if isinstance(given, str):
+        return Prompt(given if echo else "", await encode(model, given, add_special_tokens=True))
+    check_token_ids(given, model.info, param="prompt")
+    return Prompt(model.tokenizer.decode(given) if echo else "", given)
+
+
+def _choice(index: int, model: LoadedModel, body: CompletionRequest, max_tokens: int) -> Choice:
+    return Choice(
+        index,
+        model.tokenizer.detokenizer(),
+        stops=body.stops,
+        min_tokens=body.min_tokens,
+        max_tokens=max_tokens,
+    )
+
+
+class CompletionFormat:
+    """Implements `exchange.AnswerFormat`."""
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        model: str,
+        usage_in_chunks: bool,
+        echoed: Sequence[Prompt] | None,
+        token_bytes: TokenBytes | None,
+    ) -> None:
+        """`echoed`: the prompt of each choice; `token_bytes`: only when logprobs were asked for."""
+        self._id = id
+        self._model = model
+        self._created = int(time.time())
+        self._no_usage = None if usage_in_chunks else UNSET
+        self._echoed = echoed
+        self._token_bytes = token_bytes
+
+    def opening(self, choice: Choice) -> Completion | None:
+        if self._echoed is None:
+            return None
+        piece = CompletionChoice(
+            index=choice.index,
+            text=self._echo(choice),
+            logprobs=self._prompt_logprobs(choice),
+            finish_reason=None,
+        )
+        return self._answer([piece])
+
+    def chunk(self, choice: Choice, delta: Delta, trace: Trace) -> Completion:
+        piece = CompletionChoice(
+            index=choice.index,
+            text=delta.content,
+            logprobs=self._logprobs(choice, delta.scored),
+            finish_reason=delta.finish,
+        )
+        return self._answer([piece], trace)
+
+    def usage_chunk(self, usage: Usage, trace: Trace) -> Completion:
+        return Completion(id=self._id, created=self._created, model=self._model, choices=[], usage=usage, tandem=trace)
+
+    def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> Completion:
+        return Completion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[self._whole(one) for one in collected],
+            usage=usage,
+            tandem=trace,
+        )
+
+    def _answer(self, choices: list[CompletionChoice], trace: Trace = UNSET) -> Completion:
+        return Completion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=self._no_usage,
+            tandem=trace,
+        )
+
+    def _whole(self, one: Collected) -> CompletionChoice:
+        prompt, content = self._prompt_logprobs(one.choice), self._logprobs(one.choice, one.scored)
+        return CompletionChoice(
+            index=one.choice.index,
+            text=self._echo(one.choice) + "".join(one.content),
+            logprobs=joined(prompt, content) if prompt is not None and content is not None else content,
+            finish_reason=one.choice.finish,
+        )
+
+    def _echo(self, choice: Choice) -> str:
+        return "" if self._echoed is None else self._echoed[choice.index].text
+
+    def _logprobs(self, choice: Choice, scored: Sequence[Scored]) -> CompletionLogprobs | None:
+        if self._token_bytes is None:
+            return None
+        return for_completion(scored, self._token_bytes, offset=len(self._echo(choice)))
+
+    def _prompt_logprobs(self, choice: Choice) -> CompletionLogprobs | None:
+        if self._token_bytes is None or self._echoed is None:
+            return None
+        token_ids = self._echoed[choice.index].token_ids
+        return for_prompt(token_ids, choice.prompt_logprobs or [], self._token_bytes)

@@ -1,0 +1,72 @@
+"""Refusals that only HTTP knows, and the OpenAI shape that every refusal takes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tandem_runtime.core.errors import RequestError
+
+
+class UnauthorizedError(RequestError):
+    status = 401
+    type = "authentication_error"
+
+
+class NotFoundError(RequestError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class BodyTooLargeError(RequestError):
+    status = 413
+    code = "body_too_large"
+
+
+class ContentTypeError(RequestError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class UnavailableError(RequestError):
+    """The pod takes no requests now: its model is loading, or it is shutting down."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "unavailable"
+
+
+class GenerationError(RequestError):
+    """The engine gave up on a request that was in order."""
+
+    status = 500
+    type = "server_error"
+    code = "generation_failed"
+
+
+class InternalError(RequestError):
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    error: ErrorDetail
+
+
+def encode_error(error: RequestError) -> bytes:
+    # Messages quote the client's own text, which may hold what UTF-8 cannot.
+    message = str(error).encode("utf-8", "replace").decode()
+    detail = ErrorDetail(message=message, type=error.type, param=error.param, code=error.code)
+    return msgspec.json.encode(ErrorBody(error=detail))

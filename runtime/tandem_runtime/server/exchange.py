@@ -1,0 +1,138 @@
+"""One API request and its answer: as one body, or as a stream of server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+from tandem_contract.handoff import RequestTrace
+
+from tandem_runtime.core.errors import RequestError
+from tandem_runtime.server.choice import Choice, Delta, Scored
+from tandem_runtime.server.errors import encode_error
+from tandem_runtime.server.generation import ChoiceRequest, Generation, News
+from tandem_runtime.server.pod import Pod
+from tandem_runtime.server.protocol.answers import Usage, usage
+
+TIMEOUT_GRACE_S = 5.0
+"""The engine ends a request at its deadline; a client that does not even read that is cut off this much later."""
+
+_STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+Trace = RequestTrace | UnsetType
+
+
+@dataclass(slots=True)
+class Collected:
+    """All of a choice."""
+
+    choice: Choice
+    reasoning: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+
+    def add(self, delta: Delta) -> None:
+        self.reasoning.append(delta.reasoning)
+        self.content.append(delta.content)
+        self.scored += delta.scored
+
+
+class AnswerFormat(Protocol):
+    """How one of the APIs spells its answers."""
+
+    def opening(self, choice: Choice) -> msgspec.Struct | None:
+        """A chunk to be sent before the first one of `choice`."""
+        ...
+
+    def chunk(self, choice: Choice, delta: Delta, trace: Trace) -> msgspec.Struct: ...
+
+    def usage_chunk(self, usage: Usage, trace: Trace) -> msgspec.Struct: ...
+
+    def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> msgspec.Struct: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    pod: Pod
+    generation: Generation
+    prompts: Sequence[Sequence[ChoiceRequest]]
+    """The choices of each prompt."""
+    format: AnswerFormat
+    stream: bool
+    include_usage: bool
+    wants_trace: bool
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Raises `RequestError` as long as nothing was sent."""
+        news = self.generation.run(self.prompts)
+        if self.stream:
+            return await self._stream(request, news)
+        collected = [Collected(choice) for choice in self._choices()]
+        try:
+            async with aclosing(news):
+                async for choice, delta in news:
+                    collected[choice.index].add(delta)
+        except (RequestError, asyncio.CancelledError) as error:
+            raise self.pod.refusal(error) from None
+        body = self.format.body(collected, self._usage(), self._trace())
+        return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+
+    async def _stream(self, request: web.Request, news: AsyncGenerator[News, None]) -> web.StreamResponse:
+        response = web.StreamResponse(headers=_STREAM_HEADERS)
+        try:
+            async with asyncio.timeout(self.pod.flags.request_timeout + TIMEOUT_GRACE_S), aclosing(news):
+                await self._write_news(request, response, news)
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        except (RequestError, asyncio.CancelledError) as error:
+            refusal = self.pod.refusal(error)
+            if not response.prepared:
+                raise refusal from None
+            await response.write(b"data: " + encode_error(refusal) + b"\n\n")
+        return response
+
+    async def _write_news(self, request: web.Request, response: web.StreamResponse, news: AsyncIterator[News]) -> None:
+        # The headers wait for the first token, so that a request refused until then gets an honest status.
+        opened: set[int] = set()
+        unfinished = len(self._choices())
+        async for choice, delta in news:
+            if not response.prepared:
+                await response.prepare(request)
+            if choice.index not in opened:
+                opened.add(choice.index)
+                if (opening := self.format.opening(choice)) is not None:
+                    await response.write(_event(opening))
+            unfinished -= delta.finish is not None
+            trace = UNSET if unfinished or self.include_usage else self._trace()
+            await response.write(_event(self.format.chunk(choice, delta, trace)))
+        if self.include_usage:
+            await response.write(_event(self.format.usage_chunk(self._usage(), self._trace())))
+        await response.write(b"data: [DONE]\n\n")
+
+    def _choices(self) -> list[Choice]:
+        return [item.choice for prompt in self.prompts for item in prompt]
+
+    def _usage(self) -> Usage:
+        choices = self._choices()
+        return usage(
+            prompt_tokens=sum(len(prompt[0].request.prompt_token_ids) for prompt in self.prompts),
+            completion_tokens=sum(choice.completion_tokens for choice in choices),
+            cached_tokens=sum(prompt[0].choice.cached_tokens for prompt in self.prompts),
+            reasoning_tokens=sum(choice.reasoning_tokens for choice in choices),
+        )
+
+    def _trace(self) -> Trace:
+        """Of the first choice, which is the one that may have used a prefill pod."""
+        trace = self.prompts[0][0].choice.trace
+        return trace if self.wants_trace and trace is not None else UNSET
+
+
+def _event(chunk: msgspec.Struct) -> bytes:
+    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"

@@ -1,0 +1,133 @@
+"""Runs the choices of one API request on the engine, together, and yields their text as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import cast
+
+from tandem_runtime.core.errors import DeadlineExceededError, OverloadedError, RequestError
+from tandem_runtime.engine.client import EngineClient
+from tandem_runtime.engine.messages import EngineOutput, EngineRequest
+from tandem_runtime.server.choice import Choice, Delta
+from tandem_runtime.server.errors import GenerationError
+from tandem_runtime.server.metrics import Metrics
+
+News = tuple[Choice, Delta]
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest:
+    """A choice, and the engine request that feeds it."""
+
+    choice: Choice
+    request: EngineRequest
+
+
+class Generation:
+    """The choices of each prompt follow its first one, which computes the prompt for all of them."""
+
+    def __init__(self, engine: EngineClient, metrics: Metrics, *, arrived: float) -> None:
+        """`arrived`: `time.perf_counter` of the HTTP request."""
+        self._engine = engine
+        self._metrics = metrics
+        self._arrived = arrived
+
+    async def run(self, prompts: Sequence[Sequence[ChoiceRequest]]) -> AsyncGenerator[News, None]:
+        """`prompts`: the sequences of each prompt. Closing the iterator aborts all of them.
+
+        Raises `RequestError`; what had been yielded by then stands.
+        """
+        if len(prompts) == 1 and len(prompts[0]) == 1:
+            async with aclosing(self._follow(prompts[0][0])) as news:
+                async for choice_and_delta in news:
+                    yield choice_and_delta
+            return
+        # Bounded, so that a slow client holds up its own sequences' text and nothing else grows.
+        queue: asyncio.Queue[News | RequestError | None] = asyncio.Queue(maxsize=64)
+        tasks = [
+            asyncio.create_task(self._pump(sequence, queue, started, leads=index == 0))
+            for sequences, started in ((sequences, asyncio.Event()) for sequences in prompts)
+            for index, sequence in enumerate(sequences)
+        ]
+        try:
+            running = len(tasks)
+            while running:
+                item = await queue.get()
+                if item is None:
+                    running -= 1
+                elif isinstance(item, RequestError):
+                    raise item
+                else:
+                    yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pump(
+        self,
+        sequence: ChoiceRequest,
+        queue: asyncio.Queue[News | RequestError | None],
+        started: asyncio.Event,
+        *,
+        leads: bool,
+    ) -> None:
+        if not leads:
+            await started.wait()
+        try:
+            async with aclosing(self._follow(sequence, started)) as news:
+                async for item in news:
+                    await queue.put(item)
+            await queue.put(None)
+        except RequestError as error:
+            await queue.put(error)
+
+    async def _follow(
+        self, sequence: ChoiceRequest, started: asyncio.Event | None = None
+    ) -> AsyncGenerator[News, None]:
+        choice = sequence.choice
+        timing = self._metrics.request(self._arrived)
+        outcome = "abort"
+        try:
+            # Every client's `generate` is an async generator; the protocol only promises what callers iterate over.
+            outputs = cast("AsyncGenerator[EngineOutput, None]", self._engine.generate(sequence.request))
+            async with aclosing(outputs):
+                async for output in outputs:
+                    if started is not None:
+                        started.set()
+                    timing.tokens(len(output.token_ids), time.perf_counter())
+                    if output.trace is not None:
+                        timing.trace(output.trace)
+                    _raise_if_failed(output)
+                    delta = choice.accept(output)
+                    if delta.finish is not None:
+                        outcome = delta.finish
+                    if delta:
+                        yield choice, delta
+                    if delta.finish is not None:
+                        return
+        except DeadlineExceededError:
+            outcome = "deadline"
+            raise
+        except OverloadedError:
+            outcome = "rejected"
+            raise
+        except RequestError:
+            outcome = "error"
+            raise
+        finally:
+            timing.end(outcome, time.perf_counter())
+
+
+def _raise_if_failed(output: EngineOutput) -> None:
+    match output.finish_reason:
+        case "deadline":
+            raise DeadlineExceededError("the request took longer than the server allows")
+        case "error":
+            raise GenerationError(output.error or "the engine failed")
+        case "abort":
+            raise GenerationError("the engine aborted the request")

@@ -1,0 +1,39 @@
+"""From the request's text to token ids, without holding up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from tandem_runtime.core.errors import RequestError
+from tandem_runtime.server.pod import LoadedModel
+from tandem_runtime.server.protocol.messages import Message, for_template
+
+INLINE_CHARACTERS = 4096
+"""Up to about this length, encoding takes less than the detour over a thread costs others."""
+
+
+def render_chat(
+    model: LoadedModel,
+    messages: list[Message],
+    *,
+    template_kwargs: Mapping[str, Any] | None,
+    enable_thinking: bool | None = None,
+) -> str:
+    """The prompt as text. Raises `RequestError`."""
+    template = model.tokenizer.template
+    if template is None:
+        raise RequestError("the model has no chat template; use /v1/completions", param="messages")
+    variables = dict(template_kwargs or {})
+    if enable_thinking is not None and "enable_thinking" in template.variables:
+        variables["enable_thinking"] = enable_thinking
+    elif enable_thinking:
+        raise RequestError("the model's chat template has no thinking to enable", param="enable_thinking")
+    return template.render(for_template(messages), variables=variables)
+
+
+async def encode(model: LoadedModel, text: str, *, add_special_tokens: bool) -> list[int]:
+    if len(text) <= INLINE_CHARACTERS:
+        return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    return await asyncio.to_thread(model.tokenizer.encode, text, add_special_tokens=add_special_tokens)

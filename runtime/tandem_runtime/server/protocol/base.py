@@ -1,0 +1,96 @@
+"""Strict request models, and their errors in the API's terms."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from tandem_runtime.core.errors import RequestError
+
+MAX_JSON_DEPTH = 32
+"""Of values that are passed on as they are; deeper ones would break recursive consumers such as templates."""
+
+_NOT_SUPPORTED = "x-not-supported"
+
+
+class RequestModel(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=RequestModel)
+
+
+def not_supported(what: str) -> Any:
+    """A field of OpenAI's API that is accepted only with values that ask for nothing."""
+    return Field(default=None, json_schema_extra={_NOT_SUPPORTED: what})
+
+
+def ignored(why: str) -> Any:
+    """A field that changes nothing here, whatever its value."""
+    return Field(default=None, description=f"Accepted and ignored: {why}.")
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return value
+    raise ValueError(f"must not be nested deeper than {MAX_JSON_DEPTH} levels")
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
+
+
+def parse(model: type[Model], body: object) -> Model:
+    """Raises `RequestError` that names the first wrong field."""
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object")
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise _refusal(model, body, error) from None
+
+
+def _refusal(model: type[RequestModel], body: dict[str, Any], invalid: ValidationError) -> RequestError:
+    # Of a union's branches, the one that got furthest into the value is the one that was meant.
+    errors = invalid.errors(include_url=False, include_context=False, include_input=False)
+    error = max(errors, key=lambda e: len(_path(e["loc"], body, e["type"])))
+    path = _path(error["loc"], body, error["type"])
+    name = _dotted(path)
+    field = model.model_fields.get(str(path[0])) if path else None
+    extra = field.json_schema_extra if field is not None else None
+    if isinstance(extra, dict) and _NOT_SUPPORTED in extra:
+        return RequestError(f"'{path[0]}' is not supported: {extra[_NOT_SUPPORTED]}", param=str(path[0]))
+    if error["type"] == "extra_forbidden":
+        return RequestError(f"'{name}' is not supported", param=name)
+    if error["type"] == "missing":
+        return RequestError(f"'{name}' is required", param=name)
+    message = error["msg"].removeprefix("Value error, ")
+    return RequestError(f"'{name}': {message}" if name else message, param=name or None)
+
+
+def _path(loc: tuple[int | str, ...], body: object, kind: str) -> list[int | str]:
+    """`loc` without the names of union branches that pydantic puts into it."""
+    path: list[int | str] = []
+    value = body
+    for index, step in enumerate(loc):
+        inside = step in value if isinstance(value, dict) else isinstance(step, int) and isinstance(value, list)
+        if inside:
+            value = value[step]  # type: ignore[index]
+        elif not (kind == "missing" and index == len(loc) - 1):
+            continue
+        path.append(step)
+    return path
+
+
+def _dotted(path: list[int | str]) -> str:
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")

@@ -1,0 +1,110 @@
+"""From an API request and its token ids to engine requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tandem_runtime.core.errors import PromptTooLongError, RequestError
+from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.engine.client import EngineInfo
+from tandem_runtime.engine.messages import EngineRequest, SignedTicket
+from tandem_runtime.server.protocol.common import GenerationRequest
+
+
+def to_engine_requests(
+    request: GenerationRequest,
+    prompt_token_ids: list[int],
+    *,
+    request_id: str,
+    info: EngineInfo,
+    prompt_param: str,
+    max_tokens: int | None,
+    seed: int,
+    logprobs: int | None = None,
+    prompt_logprobs: int | None = None,
+    deadline_s: float | None = None,
+    tickets: Sequence[SignedTicket] = (),
+) -> list[EngineRequest]:
+    """One engine request per choice of one prompt; `seed` is for requests that name none and
+    `prompt_param` the field that the prompt came in.
+
+    Choice i samples with seed + i. Only the first choice carries the tickets: a ticket is honoured
+    once, and the other choices find the prompt in the prefix cache.
+    Raises `RequestError` for ids outside the vocabulary, and `PromptTooLongError`.
+    """
+    check_token_ids(prompt_token_ids, info, param=prompt_param)
+    check_token_ids(request.stop_token_ids or (), info, param="stop_token_ids")
+    limit = _max_tokens(max_tokens, len(prompt_token_ids), info, prompt_param)
+    if request.min_tokens > limit:
+        raise RequestError(f"'min_tokens' {request.min_tokens} exceeds the limit of {limit} tokens", param="min_tokens")
+    stop_token_ids = tuple(request.stop_token_ids or ())
+    logit_bias = _logit_bias(request.logit_bias or {}, info)
+    first_seed = seed if request.seed is None else request.seed
+    return [
+        EngineRequest(
+            request_id=f"{request_id}-{index}",
+            prompt_token_ids=prompt_token_ids,
+            sampling=SamplingParams(
+                max_tokens=limit,
+                min_tokens=request.min_tokens,
+                temperature=_or(request.temperature, 1.0),
+                top_p=_or(request.top_p, 1.0),
+                top_k=max(0, request.top_k or 0),
+                min_p=_or(request.min_p, 0.0),
+                repetition_penalty=_or(request.repetition_penalty, 1.0),
+                presence_penalty=_or(request.presence_penalty, 0.0),
+                frequency_penalty=_or(request.frequency_penalty, 0.0),
+                logit_bias=logit_bias,
+                seed=(first_seed + index) % 2**63,
+                stop_token_ids=stop_token_ids if request.ignore_eos else (*info.eos_token_ids, *stop_token_ids),
+                logprobs=logprobs,
+                prompt_logprobs=prompt_logprobs,
+            ),
+            deadline_s=deadline_s,
+            tickets=list(tickets) if index == 0 else [],
+            cache_salt=request.cache_salt or "",
+            priority=request.priority,
+        )
+        for index in range(request.choices)
+    ]
+
+
+def check_token_ids(token_ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
+    if token_ids and max(token_ids) >= info.vocab_size:
+        raise RequestError(
+            f"token id {max(token_ids)} is outside the vocabulary of {info.vocab_size} tokens", param=param
+        )
+
+
+def _max_tokens(asked: int | None, prompt_length: int, info: EngineInfo, prompt_param: str) -> int:
+    if prompt_length == 0:
+        raise RequestError("the prompt has no tokens", param=prompt_param)
+    room = info.max_model_len - prompt_length
+    if room < 1:
+        raise PromptTooLongError(
+            f"the prompt has {prompt_length} tokens; the model's context of {info.max_model_len} tokens must hold it "
+            "and at least one more",
+            param=prompt_param,
+        )
+    if asked is not None and asked > room:
+        raise PromptTooLongError(
+            f"the prompt has {prompt_length} tokens and {asked} more were asked for; together they exceed the model's "
+            f"context of {info.max_model_len} tokens",
+            param="max_tokens",
+        )
+    return room if asked is None else asked
+
+
+def _logit_bias(bias: dict[str, float], info: EngineInfo) -> dict[int, float]:
+    converted = {}
+    for key, value in bias.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10) or int(key) >= info.vocab_size:
+            raise RequestError(
+                f"'logit_bias' names {key[:20]!r}, which is no token id below {info.vocab_size}", param="logit_bias"
+            )
+        converted[int(key)] = value
+    return converted
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,85 @@
+"""Chat templates: the Jinja dialect that Hugging Face defines for `chat_template`, rendered in a sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import meta
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tandem_runtime.core.errors import RequestError, StartupError
+from tandem_runtime.text.reasoning import OPEN
+
+_OWN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
+
+
+class ChatTemplate:
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        """`special_tokens` such as {"bos_token": "<s>"}. Raises `StartupError` if `source` is no template."""
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _tojson
+        environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now}
+        try:
+            variables = meta.find_undeclared_variables(environment.parse(source))
+            self._template = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise StartupError(f"chat template, line {error.lineno}: {error.message}") from error
+        self._special_tokens = dict(special_tokens)
+        self.variables = variables - _OWN_VARIABLES - set(special_tokens) - set(environment.globals)
+        """What `chat_template_kwargs` may set; the template reads nothing else."""
+        self.knows_reasoning = OPEN in source
+        """Whether the model's answers may begin with a `<think>` block."""
+
+    @classmethod
+    def read(cls, path: str, special_tokens: Mapping[str, str]) -> ChatTemplate:
+        try:
+            source = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartupError(f"--chat-template {path}: {error}") from error
+        return cls(source, special_tokens)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt, up to and including the opening of the assistant's turn.
+
+        Raises `RequestError` for variables the template does not read, and for messages it refuses.
+        """
+        variables = variables or {}
+        for name in variables:
+            if name not in self.variables:
+                known = ", ".join(sorted(self.variables)) or "none"
+                raise RequestError(
+                    f"the model's chat template has no variable '{name}' (it has: {known})",
+                    param=f"chat_template_kwargs.{name}",
+                )
+        try:
+            return self._template.render(
+                **self._special_tokens, **variables, messages=messages, tools=tools, add_generation_prompt=True
+            )
+        # A template is a program over the client's data: whatever it raises, these messages do not fit it.
+        except Exception as error:
+            raise RequestError(f"the chat template refuses these messages: {error}", param="messages") from error
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    """Unlike Jinja's own filter this one does not escape HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
