@@ -189,3 +189,28 @@ def test_deadlines_end_a_request_that_waits_for_its_prefill_pod(trio: tuple[Pod,
     prefill.runner.gate.set()
     decode.wait_idle()
     prefill.wait_idle()
+
+
+def test_followers_share_their_leaders_prompt(trio: tuple[Pod, Pod]) -> None:
+    prefill, decode = trio
+    tokens = prompt(random.Random(13), 41)
+    answers = [decode.ask("n0", tokens, 5, [prefill.ticket("n0")])]
+    answers += [decode.ask(f"n{index}", tokens, 5, after="n0") for index in (1, 2, 3)]
+    decode.ask("n4", tokens, 5, after="n0")
+    decode.inbox.put(Abort("n4"))
+    assert [answer.wait() for answer in answers] == [continue_text(tokens, 5)] * 4
+    assert prefill.runner.computed_tokens == 40
+    assert decode.runner.computed_tokens < 40
+    decode.wait_idle()
+
+
+def test_followers_outlive_an_aborted_leader(trio: tuple[Pod, Pod]) -> None:
+    _, decode = trio
+    decode.runner.gate.clear()
+    tokens = prompt(random.Random(14), 41)
+    decode.ask("n0", tokens, 5)
+    answer = decode.ask("n1", tokens, 5, after="n0")
+    decode.inbox.put(Abort("n0"))
+    decode.runner.gate.set()
+    assert answer.wait() == continue_text(tokens, 5)
+    decode.wait_idle()

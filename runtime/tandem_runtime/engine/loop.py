@@ -62,6 +62,8 @@ class _Live:
     request: EngineRequest
     arrival: float
     handoff: HandoffRecord = field(default_factory=HandoffRecord)
+    followers: dict[str, tuple[EngineRequest, float]] = field(default_factory=dict)
+    """Requests that wait for this one's first token, with their arrival."""
     first_token_at: float = 0.0
     queue_seconds: float = 0.0
     cached_tokens: int = 0
@@ -99,7 +101,11 @@ class Engine:
         for side in (decode_handoffs, prefill_handoffs):
             self._routes |= side.routes if side is not None else {}
         self._live: dict[str, _Live] = {}
+        self._leaders: dict[str, _Live] = {}
+        """The leader of every follower that still waits for it."""
         self._in_flight = 0
+        self._step_waited = False
+        """Whether the oldest step in flight was planned before the one before it ended; else it waited for work."""
         self._running = True
         self._outputs: list[EngineOutput] = []
         self._steps = 0
@@ -164,7 +170,14 @@ class Engine:
             self._submit(plan)
 
     def _add(self, request: EngineRequest) -> None:
-        now = self._clock()
+        leader = self._live.get(request.after)
+        if leader is not None and leader.num_tokens == 0:
+            leader.followers[request.request_id] = (request, self._clock())
+            self._leaders[request.request_id] = leader
+        else:
+            self._admit(request, self._clock())
+
+    def _admit(self, request: EngineRequest, now: float) -> None:
         remote = self._goes_remote(request)
         sequence = Sequence(
             request.request_id,
@@ -201,18 +214,29 @@ class Engine:
         cached = self._scheduler.match_prefix(prompt, request.cache_salt)
         return len(prompt) - 1 - cached > self._local_prefill_max_tokens
 
+    def _release_followers(self, leader: _Live) -> None:
+        followers, leader.followers = leader.followers, {}
+        for request_id, (request, arrival) in followers.items():
+            del self._leaders[request_id]
+            self._admit(request, arrival)
+
     def _abort(self, request_id: str) -> None:
-        if self._live.pop(request_id, None) is None:
-            return
-        self._scheduler.abort(request_id)
+        if leader := self._leaders.pop(request_id, None):
+            del leader.followers[request_id]
+        if live := self._live.pop(request_id, None):
+            self._scheduler.abort(request_id)
+            self._drop(live)
+
+    def _drop(self, live: _Live) -> None:
+        """The scheduler has ended a request early."""
         if self._decode is not None:
-            self._decode.drop(request_id)
+            self._decode.drop(live.request.request_id)
+        self._release_followers(live)
 
     def _expire(self) -> None:
         for request_id in self._scheduler.expire(self._clock()):
             if live := self._live.pop(request_id, None):
-                if self._decode is not None:
-                    self._decode.drop(request_id)
+                self._drop(live)
                 self._outputs.append(
                     EngineOutput(request_id=request_id, finish_reason="deadline", trace=self._trace(live))
                 )
@@ -223,7 +247,9 @@ class Engine:
         self._in_flight -= 1
         self._steps += 1
         self._step_seconds.append(result.seconds)
-        self._gap_seconds.append(result.gap_seconds)
+        if self._step_waited:
+            self._gap_seconds.append(result.gap_seconds)
+        self._step_waited = self._in_flight > 0
         for update in self._scheduler.commit(result, self._clock()):
             if live := self._live.get(update.request_id):
                 self._report(live, update)
@@ -241,6 +267,7 @@ class Engine:
         if live.num_tokens == 0:
             live.first_token_at = self._clock()
             live.queue_seconds = update.queue_seconds
+            self._release_followers(live)
         live.num_tokens += len(update.new_token_ids)
         finished = update.finish_reason is not None
         self._outputs.append(

@@ -29,6 +29,9 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Seconds from receipt."""
     tickets: list[SignedTicket] = []
     """Verified permissions to use a prefill pod, the preferred pod first; the next ones are for failover."""
+    after: str = ""
+    """Id of a request with the same prompt: this one is queued once that one has its first token, so that the prompt
+    is computed once and found in the prefix cache."""
     cache_salt: str = ""
     """Separates prefix caches of tenants; part of the page hash."""
     priority: int = 0
@@ -114,9 +117,8 @@ class ControlReply(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The engine is starting: `done` of `total` bytes of `stage`."""
+    """The engine is starting: `done` of `total` bytes of weights are loaded."""
 
-    stage: str
     done: int
     total: int
 

@@ -30,7 +30,7 @@ from tandem_runtime.engine.process_client import ProcessEngineClient
 from tandem_runtime.engine.rank import Rank
 from tandem_runtime.engine.transfers import TransferGroup
 from tandem_runtime.engine.worker import LeadingRunner, Worker, rendezvous
-from tandem_runtime.execution.config import fingerprint
+from tandem_runtime.execution.fingerprint import fingerprint
 from tandem_runtime.execution.parallel import init_group
 from tandem_runtime.execution.settings import ExecutionConfig
 from tandem_runtime.scheduling.scheduler import Scheduler, SchedulerConfig
@@ -205,7 +205,7 @@ class _Reporter:
         self._outbound = outbound
         self._next = 0.0
 
-    def report(self, stage: str, done: int, total: int) -> None:
+    def report(self, done: int, total: int) -> None:
         if done >= total or time.monotonic() >= self._next:
             self._next = time.monotonic() + PROGRESS_INTERVAL_S
-            self._outbound.send(ipc.encode(Progress(stage=stage, done=done, total=total)))
+            self._outbound.send(ipc.encode(Progress(done=done, total=total)))

@@ -13,8 +13,8 @@ from tandem_runtime.transfer.protocol import ReceiveReport, SendReport
 from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
 
 OnReport = Callable[[ReceiveReport | SendReport], None]
-OnLoad = Callable[[str, int, int], None]
-"""(stage, done, total)"""
+OnLoad = Callable[[int, int], None]
+"""Called with the bytes of weights read so far, and in all."""
 
 
 class Rank:
@@ -30,7 +30,7 @@ class Rank:
         *,
         listen: tuple[str, int] | None,
         on_report: OnReport,
-        on_load: OnLoad | None = None,
+        on_load: OnLoad = lambda done, total: None,
     ) -> Rank:
         """Loads the shard; opens the transports at `listen` unless it is None. Raises `StartupError`."""
         runner = ModelRunner(config, rank=rank, world=config.tensor_parallel_size)
@@ -38,7 +38,7 @@ class Rank:
         runner.warm_up()
         if listen is None:
             return cls(runner, None)
-        memory = PageMemory(runner.kv_bytes(), runner.layout, rank)
+        memory = PageMemory(runner.kv_bytes().numpy().data, runner.layout, rank)
         host, port = listen
         try:
             receiver = TcpReceiver(memory, on_report, host=host, port=port)
