@@ -80,7 +80,7 @@ def test_a_failed_build_leaves_nothing_and_can_be_tried_again(tmp_path: Path) ->
 
 def test_an_unwritable_cache_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StartupError, match="^cannot make .*: File exists; free the disk or set TANDEM_CACHE"):
+    with pytest.raises(StartupError, match=r"^cannot make .*: File exists; free the disk or set TANDEM_CACHE"):
         ensure_folder(tmp_path / "file" / "m", never)
 
 

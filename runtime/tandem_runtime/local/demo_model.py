@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from tandem_runtime.core.errors import StartupError
-from tandem_runtime.local.cache import ensure_folder
+from tandem_runtime.local.cache import cache_root, ensure_folder
 from tandem_runtime.local.child import tethered
 
 NAME = "SmolLM2-135M-Instruct"
@@ -69,3 +70,7 @@ def _find_gguf(folder: Path) -> Path:
     if digest != GGUF_SHA256:
         raise StartupError(f"{GGUF} has SHA-256 {digest}, expected {GGUF_SHA256}: not converting it")
     return gguf
+
+
+if __name__ == "__main__":
+    print(demo_model(cache_root(os.environ)))
