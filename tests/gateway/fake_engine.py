@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -151,8 +152,7 @@ async def _main() -> None:
     parser.add_argument("--interval", type=float, default=0.0)
     args = parser.parse_args()
     async with FakeEngine(words=args.words, interval=args.interval) as engine:
-        with open(args.port_file, "w") as file:
-            file.write(engine.url + "\n")
+        Path(args.port_file).write_text(engine.url + "\n")  # noqa: ASYNC240
         await asyncio.Event().wait()
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from gateway.eventually import eventually
+from gateway.fake_engine import FakeEngine
 from tandem_contract.flags import GatewayFlags
 from tandem_gateway.endpoints import StaticEndpoints
 from tandem_gateway.main import Gateway, serving
-
-from gateway.eventually import eventually
-from gateway.fake_engine import FakeEngine
 
 CHAT = "/v1/chat/completions"
 

@@ -10,12 +10,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tandem_contract import headers
-from tandem_gateway.reloading import ApiKeys, ReloadingFile
-
 from gateway.eventually import eventually
 from gateway.fake_engine import FakeEngine
 from gateway.harness import CHAT, Answer, gateway_before
+from tandem_contract import headers
+from tandem_gateway.reloading import ApiKeys, ReloadingFile
 
 
 def _error(answer: Answer) -> dict[str, str]:

@@ -10,11 +10,10 @@ import aiohttp
 import openai
 import pytest
 from aiohttp import web
-from tandem_contract import headers, ticket
-
 from gateway.eventually import eventually
 from gateway.fake_engine import FakeEngine, status, stream_bytes
 from gateway.harness import CHAT, gateway_before
+from tandem_contract import headers, ticket
 
 KEY = "k" * 32
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -63,10 +64,8 @@ def test_every_kind_of_completion_prompt_has_blocks(prompt: object) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_body_is_a_prompt_or_a_bad_request(body: bytes) -> None:
-    try:
-        parse(CHAT, body)
-    except BadRequest as error:
-        assert error.status == 400
+    with contextlib.suppress(BadRequest):
+        assert parse(CHAT, body).tokens <= len(body)
 
 
 @given(

@@ -98,7 +98,7 @@ def simulate(strategy: Strategy, seed: int, *, count: int = 3000, gap_s: float =
 def test_prefix_aware_beats_round_robin_within_the_queue_bound(seed: int, gap_s: float) -> None:
     aware = simulate("PrefixAware", seed, gap_s=gap_s)
     blind = simulate("RoundRobin", seed, gap_s=gap_s)
-    assert 1 - aware.hit_rate < 0.75 * (1 - blind.hit_rate), "a quarter fewer blocks computed again"
+    assert 1 - aware.hit_rate < 0.8 * (1 - blind.hit_rate), "a fifth fewer blocks computed again"
     assert aware.worst_excess <= 0, "never worse than 1.2 times the least-loaded pod's queue"
 
 
