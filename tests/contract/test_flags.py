@@ -1,0 +1,96 @@
+"""Flags are an API: what the operator can express, the runtime understands."""
+
+import typing
+from dataclasses import fields
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tandem_contract.fetch_flags import FetchFlags
+from tandem_contract.flags import FlagError, GatewayFlags, ServeFlags, option_name, parse, to_argv
+
+# Values from the shell or a manifest: no NUL, which no argv can hold.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+NUMBERS = {int: st.integers(1, 2**31), float: st.floats(0.001, 1.0), bool: st.booleans(), str: TEXT}
+EVERY_SET = pytest.mark.parametrize("cls", [ServeFlags, GatewayFlags, FetchFlags])
+
+
+def values(hint: Any) -> st.SearchStrategy[Any]:
+    if typing.get_origin(hint) is Literal:
+        return st.sampled_from(typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return st.lists(values(typing.get_args(hint)[0]), max_size=3).map(tuple)
+    if typing.get_args(hint):
+        return st.one_of([st.none() if arg is type(None) else values(arg) for arg in typing.get_args(hint)])
+    return NUMBERS[hint]
+
+
+def flag_sets(cls: type[Any]) -> st.SearchStrategy[Any]:
+    """Flag sets whose own `check` accepts them."""
+    hints = typing.get_type_hints(cls)
+
+    def build(chosen: dict[str, Any]) -> Any:
+        flags = cls(**chosen)
+        try:
+            flags.check()
+        except FlagError:
+            return None
+        return flags
+
+    drawn = st.fixed_dictionaries({}, optional={f.name: values(hints[f.name]) for f in fields(cls)})
+    required = {"model": "/m"} if cls is ServeFlags else {}
+    return drawn.map(lambda chosen: build(required | chosen)).filter(lambda flags: flags is not None)
+
+
+@given(flag_sets(ServeFlags))
+def test_serve_flags_survive_the_command_line(flags: ServeFlags) -> None:
+    assert parse(ServeFlags, to_argv(flags)) == flags
+
+
+@given(flag_sets(GatewayFlags))
+def test_gateway_flags_survive_the_command_line(flags: GatewayFlags) -> None:
+    assert parse(GatewayFlags, to_argv(flags)) == flags
+
+
+def test_defaults_are_left_out() -> None:
+    assert to_argv(ServeFlags(model="/m")) == ["--model=/m"]
+    assert to_argv(GatewayFlags()) == []
+
+
+@EVERY_SET
+def test_every_flag_explains_itself(cls: type[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(cls, ["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(option_name(f.name) in shown and f.metadata["help"] for f in fields(cls))
+
+
+def test_a_repeated_flag_does_not_leak_into_the_next_command_line() -> None:
+    assert parse(GatewayFlags, ["--decode=http://a", "--decode=http://b"]).decode == ("http://a", "http://b")
+    assert parse(GatewayFlags, ["--decode=http://c"]).decode == ("http://c",)
+
+
+@pytest.mark.parametrize(
+    ("cls", "argv", "flag"),
+    [
+        (ServeFlags, ["--model=/m", "--role=prefill"], "--ticket-key-file"),
+        (ServeFlags, ["--model=/m", "--gpu-memory-utilization=1.5"], "--gpu-memory-utilization"),
+        (ServeFlags, ["--model=/m", "--page-size=0"], "--page-size"),
+        (ServeFlags, ["--model=/m", "--max-model-len=1"], "--max-model-len"),
+        (ServeFlags, ["--model=/m", "--dtype=int3"], "--dtype"),
+        (ServeFlags, ["--model=/m", "--max-num-seq=3"], "--max-num-seq"),
+        (ServeFlags, [], "--model"),
+        (GatewayFlags, ["--kubernetes-service=a/b", "--decode=http://c"], "--kubernetes-service"),
+        (GatewayFlags, ["--kubernetes-service=a"], "--kubernetes-service"),
+        (FetchFlags, ["--uri=s3://b/p"], "--destination"),
+    ],
+)
+def test_a_bad_command_line_names_the_flag(
+    cls: type[Any], argv: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(cls, argv)
+    assert ended.value.code == 2
+    assert flag in capsys.readouterr().err.splitlines()[-1]
