@@ -17,7 +17,6 @@ import time
 from multiprocessing.connection import Connection
 
 import psutil
-
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.protocol import ReceiveJob, ReceiveReport, SendJob, SendReport

@@ -67,6 +67,14 @@ class Reports:
             self._take(self._queue.get(timeout=WAIT_S))
         return self.seen[job_id, rank]
 
+    def silent_for(self, seconds: float) -> bool:
+        """Whether no report comes in that time."""
+        try:
+            self._take(self._queue.get(timeout=seconds))
+        except queue.Empty:
+            return True
+        return False
+
     def drain(self) -> None:
         while not self._queue.empty():
             self._take(self._queue.get())

@@ -6,6 +6,7 @@ Keeps the promises of `protocol` the simple way: a `LocalFabric` owns one thread
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from tandem_runtime.transfer.protocol import (
     TransferFault,
 )
 
+log = logging.getLogger(__name__)
+
 OnFault = Callable[[TransferFault], None]
 
 
@@ -38,7 +41,14 @@ class LocalFabric:
 
     def call(self, work: Callable[[], None]) -> Future[None]:
         """Run `work` on the fabric's thread, after everything called before."""
-        return self._thread.submit(work)
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception:
+                log.exception("bug in the local transport")
+
+        return self._thread.submit(guarded)
 
     def stop(self) -> None:
         self._thread.shutdown()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +74,19 @@ class SelectorLoop:
             while self._work:
                 self._guard(self._work.popleft())
             for key, mask in ready:
-                # Work or an earlier event of this turn may have closed the socket, or handed its number to another.
-                if key.data is not None and key.fileobj.fileno() == key.fd and key.fd in self._selector.get_map():  # type: ignore[union-attr]
-                    self._guard(lambda key=key, mask=mask: key.data(mask))  # type: ignore[misc]
+                if self._is_live(key):
+                    self._guard(partial(key.data, mask))
             if time.monotonic() >= next_tick:
                 self._guard(self._on_tick)
                 next_tick = time.monotonic() + self._tick_s
         self._selector.close()
         self._wake_read.close()
         self._wake_write.close()
+
+    def _is_live(self, key: selectors.SelectorKey) -> bool:
+        """Work or an earlier event of this turn may have closed the socket, or its number may be another's by now."""
+        live = self._selector.get_map().get(key.fd)
+        return live is not None and live.fileobj is key.fileobj and live.data is not None
 
     @staticmethod
     def _guard(work: Work) -> None:

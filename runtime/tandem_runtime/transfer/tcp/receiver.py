@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 MAX_STRANGERS = 256
 """Connections that have not introduced themselves; the oldest goes when there are more."""
-TICKS_PER_TIMEOUT = 5
 
 
 class TcpReceiver:
@@ -47,7 +46,8 @@ class TcpReceiver:
         self._listener = socket.create_server((host, port), backlog=512)
         self._listener.setblocking(False)
         self._port: int = self._listener.getsockname()[1]
-        self._loop = SelectorLoop(f"kv-receiver-{self._port}", stall_timeout_s / TICKS_PER_TIMEOUT, self._on_tick)
+        tick_s, self._stall_ticks = wire.ticks(stall_timeout_s)
+        self._loop = SelectorLoop(f"kv-receiver-{self._port}", tick_s, self._on_tick)
         self._loop.watch(self._listener, selectors.EVENT_READ, self._on_accept)
         self._loop.start()
 
@@ -149,14 +149,14 @@ class TcpReceiver:
     def _on_tick(self) -> None:
         for connection in list(self._strangers):
             connection.quiet_ticks += 1
-            if connection.quiet_ticks > TICKS_PER_TIMEOUT:
+            if connection.quiet_ticks > self._stall_ticks:
                 self._drop_stranger(connection)
         for job in list(self._jobs.values()):
             job.ticks += 1
-            quiet = next((c for c in job.connections if c.tick() > TICKS_PER_TIMEOUT), None)
+            quiet = next((c for c in job.connections if c.tick() > self._stall_ticks), None)
             if quiet is not None:
                 self._fail(job.id, TransferFault(Failure.STALLED, f"{quiet.name} went silent"))
-            elif job.ticks > TICKS_PER_TIMEOUT and not all(s.claimed for s in job.incoming.streams.values()):
+            elif job.ticks > self._stall_ticks and not all(s.claimed for s in job.incoming.streams.values()):
                 self._fail(job.id, TransferFault(Failure.STALLED, "not every sender rank connected in time"))
 
     def _shut_down(self) -> None:

@@ -20,7 +20,6 @@ from tandem_runtime.transfer.tcp.writer import FrameWriter
 
 log = logging.getLogger(__name__)
 
-TICKS_PER_TIMEOUT = 5
 _RESOLVER_THREADS = 4
 """Name look-ups block; a slow one must not hold up the loop."""
 Address = tuple[int, Any]
@@ -38,7 +37,8 @@ class TcpSender:
         self._digest = layout_digest(source.layout)
         self._jobs: dict[str, _Job] = {}
         self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="kv-resolve")
-        self._loop = SelectorLoop("kv-sender", stall_timeout_s / TICKS_PER_TIMEOUT, self._on_tick)
+        tick_s, self._stall_ticks = wire.ticks(stall_timeout_s)
+        self._loop = SelectorLoop("kv-sender", tick_s, self._on_tick)
         self._loop.start()
 
     def open(self, job: SendJob) -> None:
@@ -202,7 +202,7 @@ class TcpSender:
                 if channel.connected and channel.writer.idle and not channel.writer.done:
                     channel.writer.heartbeat()
                     self._watch(job, channel)
-            quiet = next((c for c in job.channels if c.quiet_ticks > TICKS_PER_TIMEOUT), None)
+            quiet = next((c for c in job.channels if c.quiet_ticks > self._stall_ticks), None)
             if quiet is not None:
                 self._fail(job.id, TransferFault(Failure.STALLED, f"{quiet.name} takes no bytes"))
 

@@ -103,6 +103,12 @@ def unpack_verdict(data: bytes | bytearray) -> Verdict | None:
         return None
 
 
+def ticks(stall_timeout_s: float) -> tuple[float, int]:
+    """(seconds between ticks, ticks that make a stall). A sender is heard at every tick, so at least once a second."""
+    tick_s = min(1.0, stall_timeout_s / 5)
+    return tick_s, round(stall_timeout_s / tick_s)
+
+
 def tune(sock: socket.socket, stall_timeout_s: float) -> None:
     """Buffers are left to the kernel's autotuning, which outgrows what SO_RCVBUF may ask for."""
     sock.setblocking(False)
