@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from tandem_runtime.core.plan import Chunk, StepPlan, StepResult
+from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
-from tandem_runtime.scheduling import Scheduler, SchedulerConfig, Sequence, SequenceUpdate
+from tandem_runtime.scheduling import Mode, Scheduler, SchedulerConfig, Sequence, SequenceUpdate
 
 VOCABULARY = 13
 
@@ -67,6 +67,7 @@ class Device:
         self.page_size = page_size
         self.pages: dict[int, list[int | None]] = {}
         self.salt_by_seed: dict[int, str] = {}
+        self.starts: list[SlotStart] = []
         self._slots: dict[int, Slot] = {}
 
     def write(self, table: list[int], position: int, value: int | None) -> None:
@@ -82,6 +83,7 @@ class Device:
         assert len(set(slots)) == len(slots)
         for start in plan.starts:
             assert start.slot in slots
+            self.starts.append(start)
             tokens = start.prompt_token_ids + start.output_token_ids
             self._slots[start.slot] = Slot(tokens, len(start.prompt_token_ids), list(start.page_ids), start.sampling)
         sampled: list[int] = []
@@ -174,6 +176,14 @@ class Fleet:
             return False
         self.commit()
         return True
+
+    def drain_plans(self) -> None:
+        while self.step():
+            pass
+
+    def executed_starts(self, request_id: str) -> list[SlotStart]:
+        seed = make(request_id, [0]).sampling.seed
+        return [start for start in self.device.starts if start.sampling.seed == seed]
 
     def _take(self, update: SequenceUpdate) -> None:
         self.updates.append(update)
@@ -300,3 +310,34 @@ class Fleet:
         assert not self.sequences, f"never ended: {[(s.request_id, s.state) for s in self.sequences.values()]}"
         counters = self.scheduler.counters
         assert counters.pages_used == counters.pages_quarantined == counters.running == counters.waiting == 0
+
+
+def make(
+    request_id: str,
+    prompt: list[int],
+    *,
+    mode: Mode = "local",
+    arrival: float = 0.0,
+    priority: int = 0,
+    deadline: float | None = None,
+    cache_salt: str = "",
+    max_tokens: int = 4,
+    stop: tuple[int, ...] = (),
+    prompt_logprobs: int | None = None,
+) -> Sequence:
+    sampling = SamplingParams(
+        max_tokens=max_tokens,
+        seed=int.from_bytes(request_id.encode(), "big"),
+        stop_token_ids=stop,
+        prompt_logprobs=prompt_logprobs,
+    )
+    return Sequence(
+        request_id,
+        prompt,
+        sampling,
+        arrival=arrival,
+        priority=priority,
+        deadline=deadline,
+        cache_salt=cache_salt,
+        mode=mode,
+    )

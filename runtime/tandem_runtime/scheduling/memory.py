@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 
 from tandem_runtime.scheduling.pages import PagePool
-from tandem_runtime.scheduling.prefix_cache import PageChain, PrefixCache
+from tandem_runtime.scheduling.prefix_cache import PageChain, PageKey, PrefixCache
 from tandem_runtime.scheduling.sequence import Sequence
 
 
@@ -20,15 +20,22 @@ class KVMemory:
         return -(-num_tokens // self.page_size)
 
     def chain(self, cache_salt: str) -> PageChain:
-        return self._cache.chain(cache_salt, self.page_size)
+        return self._cache.chain(cache_salt)
+
+    def page_key(self, seq: Sequence, index: int) -> PageKey:
+        """Of a full page of known tokens; the pages before it are hashed on the way."""
+        chain = seq.chain
+        for page in range(len(chain), index + 1):
+            chain.append(seq.token_range(page * self.page_size, (page + 1) * self.page_size))
+        return chain[index]
 
     def match_prefix(self, token_ids: Tokens[int], cache_salt: str) -> int:
         """Tokens held in the cache now that a prompt of these tokens could use; takes no reference."""
         chain = self.chain(cache_salt)
         found = 0
         while self._caching and found + self.page_size < len(token_ids):
-            tokens = token_ids[found : found + self.page_size]
-            if self._cache.find(chain.key(found // self.page_size, tokens)) is None:
+            chain.append(token_ids[found : found + self.page_size])
+            if self._cache.find(chain[-1]) is None:
                 break
             found += self.page_size
         return found
@@ -39,7 +46,7 @@ class KVMemory:
             return []
         found: list[int] = []
         for index in range((seq.num_tokens - 1) // self.page_size):
-            page = self._cache.find(seq.chain.key(index, self._page_tokens(seq, index)))
+            page = self._cache.find(self.page_key(seq, index))
             if page is None:
                 break
             found.append(page)
@@ -77,12 +84,9 @@ class KVMemory:
             return
         full = seq.computed_tokens // self.page_size
         for index in range(seq.pages_registered, full):
-            self._cache.insert(seq.chain.key(index, self._page_tokens(seq, index)), seq.pages[index])
+            self._cache.insert(self.page_key(seq, index), seq.pages[index])
         seq.pages_registered = full
 
     def check_integrity(self) -> None:
         self.pool.check_integrity()
         self._cache.check_integrity()
-
-    def _page_tokens(self, seq: Sequence, index: int) -> list[int]:
-        return seq.token_range(index * self.page_size, (index + 1) * self.page_size)

@@ -20,21 +20,22 @@ class PageKey(NamedTuple):
 
 
 class PageChain:
-    """The keys of one sequence's full pages, hashed once and on demand."""
+    """The keys of one sequence's first full pages; each is hashed once."""
 
-    def __init__(self, root: bytes, page_size: int) -> None:
-        self._page_size = page_size
+    def __init__(self, root: bytes) -> None:
         self._root = root
         self._keys: list[PageKey] = []
 
-    def key(self, index: int, tokens: Tokens[int]) -> PageKey:
-        """Key of page `index`; `tokens` are those of that page. Pages must first be asked for in order."""
-        if index == len(self._keys):
-            assert len(tokens) == self._page_size
-            parent = self._keys[-1].digest if self._keys else self._root
-            content = array("I", tokens).tobytes()
-            self._keys.append(PageKey(blake2b(parent + content, digest_size=DIGEST_BYTES).digest(), content))
+    def append(self, page_token_ids: Tokens[int]) -> None:
+        parent = self._keys[-1].digest if self._keys else self._root
+        content = array("I", page_token_ids).tobytes()
+        self._keys.append(PageKey(blake2b(parent + content, digest_size=DIGEST_BYTES).digest(), content))
+
+    def __getitem__(self, index: int) -> PageKey:
         return self._keys[index]
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 class PrefixCache:
@@ -48,10 +49,10 @@ class PrefixCache:
         self._page_by_digest: dict[bytes, int] = {}
         self._key_by_page: dict[int, PageKey] = {}
 
-    def chain(self, cache_salt: str, page_size: int) -> PageChain:
-        """A chain that shares no page with chains of another salt."""
+    def chain(self, cache_salt: str) -> PageChain:
+        """An empty chain; chains of different salts share no page."""
         root = len(self._root).to_bytes(4, "big") + self._root + cache_salt.encode()
-        return PageChain(blake2b(root, digest_size=DIGEST_BYTES).digest(), page_size)
+        return PageChain(blake2b(root, digest_size=DIGEST_BYTES).digest())
 
     def find(self, key: PageKey) -> int | None:
         page = self._page_by_digest.get(key.digest)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tandem_runtime.scheduling.config import Tally
 from tandem_runtime.scheduling.memory import KVMemory
 from tandem_runtime.scheduling.reservations import Reservations
 from tandem_runtime.scheduling.roster import Roster
 from tandem_runtime.scheduling.sequence import Sequence, State
+from tandem_runtime.scheduling.sharing import find_shared_prefill
 from tandem_runtime.scheduling.steps import Step, StepsInFlight
+
+MAX_PASSED_OVER = 32
+"""Sequences at the head of the queue that may wait for a shared prefill in one step, so that a step stays short."""
 
 
 class Residency:
@@ -31,20 +37,29 @@ class Residency:
         """Starts sequences while slots, tokens and pages last; returns those that start."""
         admitted: list[Sequence] = []
         waiting_blocked = filled_blocked = False
+        passed_over = 0
         while self._roster.has_free_slot and step.budget > 0:
             filled = None if filled_blocked else self._roster.filled.head
-            waiting = None if waiting_blocked else self._roster.waiting.head
+            waiting = None if waiting_blocked else self._roster.waiting.at(passed_over)
             if filled is not None and (waiting is None or filled.rank < waiting.rank):
+                seq = filled
                 filled_blocked = not self._admit_filled(filled)
-                seq, blocked = filled, filled_blocked
+                if filled_blocked:
+                    continue
             elif waiting is not None:
-                waiting_blocked = not self._admit_waiting(waiting, now)
-                seq, blocked = waiting, waiting_blocked
+                seq = waiting
+                answer = self._admit_waiting(waiting, now)
+                if answer == "shares":
+                    passed_over += 1
+                    waiting_blocked = passed_over == MAX_PASSED_OVER
+                    continue
+                if answer == "blocked":
+                    waiting_blocked = True
+                    continue
             else:
                 break
-            if not blocked:
-                self._start(step, seq, now)
-                admitted.append(seq)
+            self._start(step, seq, now)
+            admitted.append(seq)
         return admitted
 
     def _admit_filled(self, seq: Sequence) -> bool:
@@ -57,23 +72,28 @@ class Residency:
             self._memory.grow(seq)
         return True
 
-    def _admit_waiting(self, seq: Sequence, now: float) -> bool:
+    def _admit_waiting(self, seq: Sequence, now: float) -> Literal["admitted", "shares", "blocked"]:
+        if seq.shared_prefill is not None and seq.shared_prefill.pending:
+            return "shares"
         # A page for each running sequence to grow into, lest the newcomer is preempted at once.
         room = self._pool.available - len(self._roster.running) - self._reservations.set_aside(seq, now)
         if seq.pages_wanted > room:
-            return False  # spares matching a long prompt again in each step
+            return "blocked"  # spares matching a long prompt again in each step
         prefix = self._memory.find_prefix(seq)
+        seq.shared_prefill = find_shared_prefill(seq, len(prefix), self._roster.running, self._memory)
+        if seq.shared_prefill is not None:
+            return "shares"
         cost = self._memory.cost(prefix, seq.resident_tokens)
         if cost > room:
             seq.pages_wanted = cost
-            return False
+            return "blocked"
         self._memory.take(seq, prefix, seq.resident_tokens)
         if seq.admitted_at is None:
             seq.cached_tokens = seq.computed_tokens
             if self._memory.uses_cache(seq):
                 self._tally.prefix_query_tokens += len(seq.prompt_token_ids)
                 self._tally.prefix_hit_tokens += seq.cached_tokens
-        return True
+        return "admitted"
 
     def _start(self, step: Step, seq: Sequence, now: float) -> None:
         assert seq.in_flight_samples == 0

@@ -36,6 +36,10 @@ class RankedQueue:
     def last(self) -> Sequence | None:
         return self._items[-1] if self._items else None
 
+    def at(self, index: int) -> Sequence | None:
+        """The one with `index` others before it."""
+        return self._items[index] if index < len(self._items) else None
+
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._items)
 

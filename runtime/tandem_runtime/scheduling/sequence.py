@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -92,6 +92,8 @@ class Sequence:
         """Leading pages that were offered to the prefix cache."""
         self.pages_wanted = 0
         """Free pages that the last attempt to admit it lacked; 0: not tried."""
+        self.shared_prefill: SharedPrefill | None = None
+        """While it waits for another sequence to compute their common prefix."""
         self.scheduled_tokens = 0
         """Tokens whose KV is computed once every plan so far has run."""
         self.computed_tokens = 0
@@ -144,3 +146,18 @@ class Sequence:
         if token_id in self.sampling.stop_token_ids and len(self.output_token_ids) >= self.sampling.min_tokens:
             return "stop"
         return "length" if len(self.output_token_ids) >= self.max_outputs else None
+
+
+class SharedPrefill(NamedTuple):
+    """Someone else's prefill that is worth waiting for."""
+
+    leader: Sequence
+    tenure: int
+    tokens: int
+    """Leading tokens in common, a multiple of the page size."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether the leader is still about to compute them."""
+        leader = self.leader
+        return leader.state is State.RUNNING and leader.tenure == self.tenure and leader.computed_tokens < self.tokens
