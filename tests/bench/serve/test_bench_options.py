@@ -25,6 +25,7 @@ from tandem_runtime.bench.main import run
         (["--sweep", "--slo=tpot=1s", "--min-concurrency=300"], "--min-concurrency must not exceed"),
         (["--concurrency=16", "--num-prompts=8"], "--num-prompts 8 never reaches --concurrency 16"),
         (["--sweep", "--slo=tpot=1s", "--num-prompts=8"], "--num-prompts 8 never reaches --max-concurrency 256"),
+        (["--csv=/no/such/folder/out.csv"], "--csv: there is no folder /no/such/folder"),
         (["--gpus=0"], "argument --gpus: '0' is not a whole number above 0"),
     ],
 )

@@ -24,7 +24,8 @@ from tandem_runtime.bench.serve.tokenizers import prompt_source
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_NARROWEST_TABLE = 170
+_TABLE_WIDTH = 130
+"""Columns that the widest table needs; a narrower terminal breaks its lines, a pipe has no width at all."""
 
 
 def register(subparsers: Subparsers) -> None:
@@ -73,10 +74,7 @@ async def measure(options: Options, findings: Findings) -> None:
 
 
 def report(findings: Findings, options: Options) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, _NARROWEST_TABLE))
-    print_report(findings, console)
+    print_report(findings, Console(width=max(Console().width, _TABLE_WIDTH)))
     if options.csv:
         write_csv(findings, options.csv)
     if options.json:

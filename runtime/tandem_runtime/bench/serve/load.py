@@ -31,7 +31,7 @@ class Load:
         if self.request_rate is not None:
             parts.append(f"{self.request_rate:g} req/s")
         if self.concurrency is not None:
-            parts.append(f"{self.concurrency} at once")
+            parts.append(f"c={self.concurrency}")
         return ", ".join(parts)
 
 

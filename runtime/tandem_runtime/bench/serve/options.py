@@ -67,10 +67,13 @@ class Options:
             raise OptionError("--sweep chooses the load: leave out --concurrency and --request-rate")
         if self.min_concurrency > self.max_concurrency:
             raise OptionError("--min-concurrency must not exceed --max-concurrency")
+        for flag, path in (("--csv", self.csv), ("--json", self.json), ("--plot", self.plot)):
+            if path is not None and not path.parent.is_dir():
+                raise OptionError(f"{flag}: there is no folder {path.parent}")
         most = max((*self.concurrency, self.max_concurrency if self.sweep else 0))
         if self.num_prompts is not None and self.num_prompts < most:
-            flag = "--max-concurrency" if self.sweep else "--concurrency"
-            raise OptionError(f"--num-prompts {self.num_prompts} never reaches {flag} {most}")
+            limit = "--max-concurrency" if self.sweep else "--concurrency"
+            raise OptionError(f"--num-prompts {self.num_prompts} never reaches {limit} {most}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,8 +29,8 @@ def print_report(findings: Findings, console: Console) -> None:
 
 
 def throughput_table(levels: Sequence[LevelResult]) -> Table:
-    table = _table("Throughput", "server", "in:out", "load", "done", "failed", "seconds", "req/s", "output tok/s",
-                   "total tok/s", "output/GPU", "total/GPU", "goodput req/s", "SLO")  # fmt: skip
+    table = _table("Throughput", "server", "in:out", "load", "done", "failed", "seconds", "req/s", "output\ntok/s",
+                   "total\ntok/s", "output\n/GPU", "total\n/GPU", "goodput\nreq/s", "SLO")  # fmt: skip
     for level in levels:
         s = level.summary
         table.add_row(
@@ -70,9 +70,9 @@ def ratio_table(target: str, found: Sequence[Ratio]) -> Table:
 
 def slo_table(edges: Sequence[Edge]) -> Table:
     """The columns of the field's tables: the highest throughput inside each TPOT bound."""
-    lengths = ("input_len", "output_len")
-    table = _table("Highest throughput inside the SLO", "server", "SLO", *lengths, "concurrency", "req/s",
-                   "output tok/s", "total tok/s", "output/GPU", "total/GPU", "mean TPOT", "mean TTFT")  # fmt: skip
+    table = _table("Highest throughput inside the SLO", "server", "SLO", "input\nlen", "output\nlen", "at",
+                   "req/s", "output\ntok/s", "total\ntok/s", "output\n/GPU", "total\n/GPU", "mean\nTPOT",
+                   "mean\nTTFT")  # fmt: skip
     for edge in edges:
         head = (edge.target, str(edge.slo), str(edge.workload.input_len), str(edge.workload.output_len))
         if edge.best is None:
@@ -81,7 +81,7 @@ def slo_table(edges: Sequence[Edge]) -> Table:
         best, s = edge.best, edge.best.summary
         table.add_row(
             *head,
-            f"{best.load.concurrency}{'+' if edge.unbounded else ''}",
+            f"{best.load}{'+' if edge.unbounded else ''}",
             f"{s.requests_per_s:.2f}",
             f"{s.output_tokens_per_s:.1f}",
             f"{s.total_tokens_per_s:.1f}",
@@ -113,7 +113,7 @@ def warnings(findings: Findings) -> list[str]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, collapse_padding=True)
     text = {"server", "peer", "in:out", "load", "SLO"}
     for column in columns:
         table.add_column(column, justify="left" if column in text else "right", no_wrap=True)
