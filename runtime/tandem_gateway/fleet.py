@@ -54,7 +54,7 @@ class Fleet:
         self._turn = 0
 
     async def __aenter__(self) -> Fleet:
-        self._follower = asyncio.create_task(self._endpoints.run(self._update))
+        self._follower = asyncio.create_task(self._follow())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -64,6 +64,13 @@ class Fleet:
         self._update(frozenset())
         if self._closing:
             await asyncio.wait(self._closing)
+
+    async def _follow(self) -> None:
+        try:
+            await self._endpoints.run(self._update)
+        except Exception:
+            log.exception("endpoints are no longer followed")
+            raise
 
     @property
     def can_answer(self) -> bool:

@@ -62,11 +62,20 @@ class ApiServer:
 class WatchedEndpoints:
     """Keeps the last known endpoints while the API server is away."""
 
-    def __init__(self, server: ApiServer, namespace: str, service: str, *, watch_seconds: int = WATCH_SECONDS) -> None:
+    def __init__(
+        self,
+        server: ApiServer,
+        namespace: str,
+        service: str,
+        *,
+        watch_seconds: int = WATCH_SECONDS,
+        watch_grace: float = WATCH_GRACE_S,
+    ) -> None:
         self._server = server
         self._path = f"{server.url}/api/v1/namespaces/{namespace}/pods"
         self._selector = labels.service_selector(service)
         self._watch_seconds = watch_seconds
+        self._silence = watch_seconds + watch_grace
         self._pods: dict[str, Endpoint] = {}
         self._version = ""
 
@@ -82,9 +91,9 @@ class WatchedEndpoints:
                         if self._apply(event):
                             update(frozenset(self._pods.values()))
                     backoff = MIN_BACKOFF_S
-                except Gone:
-                    self._version = ""
-                except (aiohttp.ClientError, TimeoutError, OSError, KubernetesError) as error:
+                except (aiohttp.ClientError, TimeoutError, OSError, KubernetesError, KeyError) as error:
+                    if isinstance(error, Gone | KeyError):
+                        self._version = ""
                     log.warning("watching pods: %s: %s; again in %.1f s", type(error).__name__, error, backoff)
                     await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
                     backoff = min(MAX_BACKOFF_S, backoff * 2)
@@ -117,7 +126,7 @@ class WatchedEndpoints:
             params={"labelSelector": self._selector, **query},
             headers={"Authorization": f"Bearer {self._server.token.get()}", "Accept": "application/json"},
             ssl=self._server.tls or False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=self._watch_seconds + WATCH_GRACE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=self._silence),
         ) as answer:
             if answer.status == 410:
                 raise Gone("410 Gone")

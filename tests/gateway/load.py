@@ -18,14 +18,14 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import uvloop
 from gateway.fake_engine import status
-from gateway.processes import gateway_process, python, wait_for_file
+from gateway.processes import gateway_process, python, written
 from tandem_contract.flags import GatewayFlags
 
 _STAMP = re.compile(rb'"t":(\d+)')
@@ -156,14 +156,16 @@ async def drive(urls: list[str], streams: int, chunks: int, *, ramp: float = 0.0
     return Report(streams, failures, len(latencies), seconds, sorted(ns / 1e6 for ns in latencies))
 
 
-@contextlib.contextmanager
-def engines(count: int, chunks: int, interval: float, folder: Path, *, core: int | None = None) -> Iterator[list[str]]:
+@contextlib.asynccontextmanager
+async def engines(
+    count: int, chunks: int, interval: float, folder: Path, *, core: int | None = None
+) -> AsyncIterator[list[str]]:
     with contextlib.ExitStack() as stack:
         files = [folder / f"engine-{index}" for index in range(count)]
         for file in files:
             args = ("--engine", str(file), "--chunks", str(chunks), "--interval", str(interval))
             stack.enter_context(python("-m", "gateway.load", *args, core=core))
-        yield [wait_for_file(file) for file in files]
+        yield [await written(file) for file in files]
 
 
 async def _engine(file: Path, chunks: int, interval: float) -> None:
@@ -182,27 +184,25 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(streams: int, chunks_per_second: int, seconds: float) -> None:
+async def measure(streams: int, chunks_per_second: int, seconds: float, folder: Path) -> None:
     interval = streams / chunks_per_second
     chunks = int(seconds / interval)
     gateway_core, other_core = 0, 1
     os.sched_setaffinity(0, {other_core})
-    with tempfile.TemporaryDirectory() as name, engines(2, chunks, interval, Path(name), core=other_core) as urls:
-        direct = uvloop.run(drive(urls, streams, chunks, ramp=RAMP_S))
+    async with engines(2, chunks, interval, folder, core=other_core) as urls:
+        direct = await drive(urls, streams, chunks, ramp=RAMP_S)
         print("direct: ", direct)
-        flags = GatewayFlags(
-            host="127.0.0.1", port=0, metrics_port=0, decode=tuple(urls), log_format="json", log_level="info"
-        )
-        with gateway_process(flags, Path(name), core=gateway_core) as gateway:
+        flags = GatewayFlags(host="127.0.0.1", port=0, metrics_port=0, decode=tuple(urls), log_format="json")
+        async with gateway_process(flags, folder, core=gateway_core) as gateway:
             before = _cpu_seconds(gateway.process.pid)
-            through = uvloop.run(drive([gateway.url], streams, chunks, ramp=RAMP_S))
+            through = await drive([gateway.url], streams, chunks, ramp=RAMP_S)
             cpu = _cpu_seconds(gateway.process.pid) - before
-        print("gateway:", through)
-        print(
-            f"added: p50 {through.percentile(0.5) - direct.percentile(0.5):.2f} ms, "
-            f"p99 {through.percentile(0.99) - direct.percentile(0.99):.2f} ms; gateway CPU "
-            f"{100 * cpu / through.seconds:.0f}% of its core, {1e6 * cpu / through.chunks:.0f} us a chunk, all in"
-        )
+    print("gateway:", through)
+    print(
+        f"added: p50 {through.percentile(0.5) - direct.percentile(0.5):.2f} ms, "
+        f"p99 {through.percentile(0.99) - direct.percentile(0.99):.2f} ms; gateway CPU "
+        f"{100 * cpu / through.seconds:.0f}% of its core, {1e6 * cpu / through.chunks:.0f} us a chunk, all in"
+    )
 
 
 def main() -> None:
@@ -217,7 +217,8 @@ def main() -> None:
     if args.engine:
         uvloop.run(_engine(Path(args.engine), args.chunks, args.interval))
     else:
-        measure(args.streams, args.chunks_per_second, args.seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            uvloop.run(measure(args.streams, args.chunks_per_second, args.seconds, Path(folder)))
 
 
 if __name__ == "__main__":

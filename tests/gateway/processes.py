@@ -7,13 +7,12 @@ import json
 import os
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
+from gateway.eventually import eventually
 from tandem_contract.flags import GatewayFlags, to_argv
 
 _PATH = os.pathsep.join(path for path in sys.path if path)
@@ -23,6 +22,7 @@ from tandem_contract.flags import GatewayFlags, parse
 from tandem_gateway.main import run
 sys.exit(run(parse(GatewayFlags, sys.argv[1:])))
 """
+START_S = 30.0
 
 
 @dataclass
@@ -30,7 +30,6 @@ class GatewayProcess:
     process: subprocess.Popen[bytes]
     url: str
     metrics_url: str
-    log: Path
 
 
 @contextlib.contextmanager
@@ -47,42 +46,51 @@ def python(*args: str, stderr: Path | None = None, core: int | None = None) -> I
             process.wait()
 
 
-@contextlib.contextmanager
-def gateway_process(flags: GatewayFlags, folder: Path, *, core: int | None = None) -> Iterator[GatewayProcess]:
-    """`flags` with ports 0; waits until the gateway calls itself ready."""
+def gateway_command(flags: GatewayFlags) -> tuple[str, ...]:
+    return ("-c", _GATEWAY, *to_argv(flags))
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(
+    flags: GatewayFlags, folder: Path, *, core: int | None = None
+) -> AsyncIterator[GatewayProcess]:
+    """`flags` with ports 0 and JSON logs; waits until the gateway calls itself ready."""
     log = folder / "gateway.log"
-    with python("-c", _GATEWAY, *to_argv(flags), stderr=log, core=core) as process:
-        listening = _wait_for_line(log, b'"message":"listening"', process)
-        host = f"http://127.0.0.1:{json.loads(listening)['port']}"
-        metrics = f"http://127.0.0.1:{json.loads(listening)['metrics_port']}"
-        _wait_ready(metrics + "/readyz")
-        yield GatewayProcess(process, host, metrics, log)
+    with python(*gateway_command(flags), stderr=log, core=core) as process:
+
+        async def listening() -> bool:
+            assert process.poll() is None, log.read_text()
+            return b'"message":"listening"' in log.read_bytes().rpartition(b"\n")[0]
+
+        await eventually(listening, within=START_S)
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        ports = next(line for line in lines if line["message"] == "listening")
+        gateway = GatewayProcess(
+            process, f"http://127.0.0.1:{ports['port']}", f"http://127.0.0.1:{ports['metrics_port']}"
+        )
+        await status_becomes(gateway.metrics_url + "/readyz", 200)
+        yield gateway
 
 
-def _wait_for_line(path: Path, text: bytes, process: subprocess.Popen[bytes]) -> bytes:
-    for _ in range(2000):
-        for line in path.read_bytes().splitlines(keepends=True):
-            if text in line and line.endswith(b"\n"):
-                return line
-        if process.poll() is not None:
-            raise AssertionError(f"exited with {process.returncode}: {path.read_text()}")
-        time.sleep(0.01)
-    raise AssertionError(f"no {text!r} in {path.read_text()}")
+async def written(path: Path) -> str:
+    """The line that another process writes to `path`, once it is there."""
+
+    async def complete() -> bool:
+        return _read(path).endswith("\n")
+
+    await eventually(complete, within=START_S)
+    return _read(path).strip()
 
 
-def _wait_ready(url: str) -> None:
-    for _ in range(2000):
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except urllib.error.URLError:
-            time.sleep(0.01)
-    raise AssertionError(f"{url} is not ready")
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
-def wait_for_file(path: Path) -> str:
-    for _ in range(2000):
-        if path.exists() and path.read_text().endswith("\n"):
-            return path.read_text().strip()
-        time.sleep(0.01)
-    raise AssertionError(f"{path} never came")
+async def status_becomes(url: str, status: int) -> None:
+    async with aiohttp.ClientSession() as session:
+
+        async def is_so() -> bool:
+            async with session.get(url) as answer:
+                return answer.status == status
+
+        await eventually(is_so, within=START_S)

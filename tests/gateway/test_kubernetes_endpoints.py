@@ -1,0 +1,148 @@
+"""Following an InferenceService's pods through a fake API server, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from gateway.eventually import eventually
+from gateway.fake_kubernetes import FakeKubernetes
+from tandem_contract import labels
+from tandem_gateway.endpoints import Endpoint
+from tandem_gateway.kubernetes import ApiServer, WatchedEndpoints, endpoint
+from tandem_gateway.reloading import ReloadingFile
+
+
+class Watching:
+    def __init__(self) -> None:
+        self.updates: list[frozenset[Endpoint]] = []
+
+    async def sees(self, *expected: Endpoint) -> None:
+        async def so() -> bool:
+            return bool(self.updates) and self.updates[-1] == frozenset(expected)
+
+        await eventually(so)
+
+
+@contextlib.asynccontextmanager
+async def watching(server: FakeKubernetes, token: Path, *, watch_seconds: int = 30) -> AsyncIterator[Watching]:
+    api = ApiServer(server.url, ReloadingFile(str(token), str.strip), None)
+    seen = Watching()
+    endpoints = WatchedEndpoints(api, "ns", "svc", watch_seconds=watch_seconds, watch_grace=0.2)
+    task = asyncio.create_task(endpoints.run(seen.updates.append))
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    (tmp_path / "token").write_text("token\n")
+    return tmp_path / "token"
+
+
+def at(ip: str, role: str = "decode", *, leaving: bool = False) -> Endpoint:
+    return Endpoint(f"http://{ip}:8000", role, leaving)  # type: ignore[arg-type]
+
+
+async def _watches(server: FakeKubernetes, count: int) -> None:
+    async def so() -> bool:
+        return len(server.watches) >= count
+
+    await eventually(so)
+
+
+async def test_pods_are_listed_then_followed(token: Path) -> None:
+    async with FakeKubernetes() as server:
+        await server.put("d0", "10.0.0.1")
+        await server.put("pending", None)
+        async with watching(server, token) as seen:
+            await seen.sees(at("10.0.0.1"))
+            await server.put("p0", "10.0.0.2", "prefill")
+            await server.put("pending", "fd00::3")
+            await seen.sees(at("10.0.0.1"), at("10.0.0.2", "prefill"), at("[fd00::3]"))
+            await server.put("d0", "10.0.0.1", deletionTimestamp="2026-01-01T00:00:00Z")
+            await seen.sees(at("10.0.0.1", leaving=True), at("10.0.0.2", "prefill"), at("[fd00::3]"))
+            await server.delete("d0")
+            await seen.sees(at("10.0.0.2", "prefill"), at("[fd00::3]"))
+        assert server.lists == len(server.watches) == 1
+        query = server.watches[0]
+        assert query["labelSelector"] == f"{labels.SERVICE}=svc,{labels.ROLE} in (prefill,decode,both)"
+        assert query["allowWatchBookmarks"] == "true"
+
+
+async def test_a_watch_that_ends_goes_on_from_the_last_bookmark(token: Path) -> None:
+    async with FakeKubernetes() as server:
+        async with watching(server, token, watch_seconds=1) as seen:
+            await seen.sees()
+            await _watches(server, 1)
+            await server.put("d0", "10.0.0.1")
+            await server.bookmark()
+            await _watches(server, 2)
+            assert int(server.watches[1]["resourceVersion"]) == int(server.watches[0]["resourceVersion"]) + 2
+            await server.put("d1", "10.0.0.2")
+            await seen.sees(at("10.0.0.1"), at("10.0.0.2"))
+        assert server.lists == 1
+
+
+@pytest.mark.parametrize("as_event", [True, False])
+async def test_410_gone_lists_anew(token: Path, as_event: bool) -> None:
+    async with FakeKubernetes() as server:
+        await server.put("d0", "10.0.0.1")
+        async with watching(server, token) as seen:
+            await seen.sees(at("10.0.0.1"))
+            await _watches(server, 1)
+            if as_event:
+                await server.fail_watches(410)
+            else:
+                server.oldest = 10_000
+                server.cut_connections()
+                await _watches(server, 2)
+                server.oldest = 0
+            await server.put("d1", "10.0.0.2")
+            await seen.sees(at("10.0.0.1"), at("10.0.0.2"))
+        assert server.lists >= 2
+
+
+async def test_a_cut_or_silent_watch_is_opened_anew_and_keeps_the_endpoints(token: Path) -> None:
+    """Watch streams die without a sign behind load balancers; the endpoints then froze in the field's systems."""
+    async with FakeKubernetes(mute=True) as server:
+        await server.put("d0", "10.0.0.1")
+        async with watching(server, token, watch_seconds=1) as seen:
+            await _watches(server, 1)
+            await server.put("d1", "10.0.0.2")
+            server.mute = False
+            await seen.sees(at("10.0.0.1"), at("10.0.0.2"))
+            server.cut_connections()
+            await server.put("d2", "10.0.0.3")
+            await seen.sees(at("10.0.0.1"), at("10.0.0.2"), at("10.0.0.3"))
+            assert all(at("10.0.0.1") in update for update in seen.updates)
+
+
+async def test_a_rotated_token_is_read_again(token: Path) -> None:
+    async with FakeKubernetes(tokens={"next"}) as server:
+        await server.put("d0", "10.0.0.1")
+        async with watching(server, token) as seen:
+            await asyncio.to_thread(token.write_text, "next\n")
+            await seen.sees(at("10.0.0.1"))
+
+
+def test_pods_that_have_ended_or_are_not_ours_are_no_endpoints() -> None:
+    meta = {"labels": {labels.ROLE: "decode"}}
+    assert endpoint({"metadata": meta, "status": {"podIP": "10.0.0.1", "phase": "Running"}}) == at("10.0.0.1")
+    assert endpoint({"metadata": meta, "status": {"podIP": "10.0.0.1", "phase": "Failed"}}) is None
+    assert endpoint({"metadata": {"labels": {labels.ROLE: "gateway"}}, "status": {"podIP": "10.0.0.1"}}) is None
+    assert endpoint({"metadata": {}, "status": {"podIP": "10.0.0.1"}}) is None
+
+
+def test_in_cluster_needs_a_cluster(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="KUBERNETES_SERVICE_HOST"):
+        ApiServer.in_cluster({})
+    with pytest.raises(OSError):
+        ApiServer.in_cluster({"KUBERNETES_SERVICE_HOST": "x", "KUBERNETES_SERVICE_PORT": "1"}, str(tmp_path))
