@@ -6,9 +6,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -24,6 +24,8 @@ class Program:
     """The program's absolute path first."""
     ready_url: str
     """Answers 200 once the program serves."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Over the supervisor's own environment."""
 
 
 class Child:
@@ -52,7 +54,8 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=write_fd,
                 stderr=write_fd,
-                # The terminal's Ctrl-C reaches the supervisor alone, and one signal the program's whole group.
+                env={**os.environ, **program.env},
+                # The terminal's Ctrl-C reaches the supervisor alone.
                 start_new_session=True,
             )
         finally:
@@ -63,14 +66,20 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def terminate(self) -> None:
+        """Asks the program alone: its own children must go on until it has drained."""
         with suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends the program and all that is left of its group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def wait(self) -> None:
         """Returns once the process is gone, the rest of its group killed and its output read."""
         await self._process.wait()
-        self.signal_group(signal.SIGKILL)
+        self.kill()
         await self._reading
 
     @property

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tandem_contract import env
 from tandem_contract.flags import FlagError, GatewayFlags, ServeFlags, option_name, to_argv
 from tandem_contract.status import Role
 
@@ -92,7 +93,12 @@ def plan_fleet(
     return [
         Program("gateway", (*launcher, "gateway", *to_argv(gateway)), _ready_url(options.host, options.metrics_port)),
         *(
-            Program(name, (*launcher, "serve", *to_argv(flags)), _ready_url(POD_HOST, flags.metrics_port))
+            Program(
+                name,
+                (*launcher, "serve", *to_argv(flags)),
+                _ready_url(POD_HOST, flags.metrics_port),
+                env={env.POD_NAME: name},
+            )
             for name, flags in pods
         ),
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -54,7 +53,7 @@ class Supervisor:
         self._never_ready = {program.name for program in programs}
         self._all_ready = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._end_with = signal.SIGTERM
+        self._end = Child.terminate
 
     async def __aenter__(self) -> Supervisor:
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0))
@@ -64,7 +63,7 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(self._end_with)
+        self._end_all()
         _, alive = await asyncio.wait(self._keepers, timeout=self._drain_s)
         if alive:
             self.kill()
@@ -73,7 +72,8 @@ class Supervisor:
 
     def kill(self) -> None:
         """Ends every process at once, without drain."""
-        self._end(signal.SIGKILL)
+        self._end = Child.kill
+        self._end_all()
 
     @property
     def pids(self) -> dict[str, int]:
@@ -99,11 +99,10 @@ class Supervisor:
         for task in done:
             task.result()
 
-    def _end(self, number: signal.Signals) -> None:
-        self._end_with = number
+    def _end_all(self) -> None:
         self._stopping.set()
         for child in self._children.values():
-            child.signal_group(number)
+            self._end(child)
 
     async def _keep(self, program: Program) -> None:
         failures = 0
@@ -127,7 +126,7 @@ class Supervisor:
         child = await Child.start(program, partial(self._view.line, program.name))
         self._children[program.name] = child
         if self._stopping.is_set():
-            child.signal_group(self._end_with)
+            self._end(child)
         readiness = asyncio.create_task(self._poll_ready(program))
         await child.wait()
         del self._children[program.name]
