@@ -1,4 +1,4 @@
-"""One fetch from start to end: lock the cache, ask the source, download what differs, write the marker."""
+"""One fetch from start to end: lock the cache, ask the origin, bring what differs, write the marker."""
 
 from __future__ import annotations
 
@@ -6,44 +6,44 @@ import logging
 import os
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from tandem_contract import env as env_names
 from tandem_contract.fetch_flags import DEFAULT_EXCLUDE, FetchFlags
 
-from tandem_fetch import credentials, disk, keys, model_folder
-from tandem_fetch.bandwidth import Limiter
+from tandem_fetch import credentials, disk, hub, keys, model_folder
+from tandem_fetch.bucket import BucketOrigin
 from tandem_fetch.endpoints import locate
 from tandem_fetch.errors import (
     BadSource,
     Corrupt,
     ExpiredCredentials,
-    FetchError,
     NotFound,
     SourceChanged,
     Unavailable,
     Unreachable,
 )
-from tandem_fetch.hub import fetch_hub
 from tandem_fetch.lock import CacheLock
 from tandem_fetch.manifest import Entry, Manifest, ManifestStore
+from tandem_fetch.origin import Origin
 from tandem_fetch.partial import journal_path
-from tandem_fetch.progress import Progress
-from tandem_fetch.retry import Retrier, Retry
 from tandem_fetch.s3 import S3Source
-from tandem_fetch.source import RemoteFile, Source
+from tandem_fetch.source import RemoteFile
 from tandem_fetch.telemetry import Telemetry
-from tandem_fetch.transfer import Downloader, staged_path
+from tandem_fetch.transfer import staged_path
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 3
-"""Times the source is listed again after an object changed or arrived corrupt."""
-RETRY_LINES_EVERY_S = 2.0
+"""Times the origin is asked again after an object changed or arrived corrupt."""
+
+
+def fetch_hub(repo: str, destination: Path, *, revision: str | None = None) -> Path:
+    """Brings ORG/NAME from the hub into `destination` unless it is there; returns it. Raises as `Fetch.run`."""
+    flags = FetchFlags(uri=f"hf://{repo}", destination=str(destination), revision=revision)
+    return Fetch(flags, env=os.environ, telemetry=Telemetry("hf")).run()
 
 
 class Fetch:
@@ -56,27 +56,44 @@ class Fetch:
         env: Mapping[str, str],
         telemetry: Telemetry,
         free_bytes: Callable[[Path], int] = disk.free_bytes,
+        connect_hub: Callable[[str | None], hub.HubClient] = hub.connect,
     ) -> None:
         self._flags = flags
         self._env = env
         self._telemetry = telemetry
         self._free_bytes = free_bytes
+        self._connect_hub = connect_hub
         self._exclude = flags.exclude or DEFAULT_EXCLUDE
-        self._retry_logged = float("-inf")
 
     def run(self) -> Path:
         began = time.monotonic()
-        if not self._flags.is_remote:
+        if scheme_of(self._flags.uri) == "file":
             folder = Path(self._flags.uri.removeprefix("file://"))
             model_folder.require_model(folder)
             log.info("%s is a model folder, used in place", folder)
             return folder
         assert self._flags.destination is not None  # FetchFlags.check
         folder = Path(self._flags.destination)
+        origin = self._origin()
         with self._lock(folder) as lock:
-            self._fill(folder, lock)
+            self._fill(origin, folder, lock)
         self._telemetry.seconds.set(time.monotonic() - began)
         return folder
+
+    def _origin(self) -> Origin:
+        flags = self._flags
+        if scheme_of(flags.uri) == "hf":
+            client = self._connect_hub(flags.endpoint or self._env.get("HF_ENDPOINT"))
+            repo = flags.uri.removeprefix("hf://").strip("/")
+            return hub.HubOrigin(repo, revision=flags.revision, parallelism=flags.parallelism, client=client)
+        location = locate(flags)
+        secret = Path(flags.credentials_dir) if flags.credentials_dir else None
+        source = S3Source(
+            location,
+            load_keys=None if flags.anonymous else lambda: credentials.load(location.scheme, self._env, secret),
+            parallelism=flags.parallelism,
+        )
+        return BucketOrigin(source, flags, self._telemetry)
 
     def _lock(self, folder: Path) -> CacheLock:
         return CacheLock(
@@ -87,130 +104,50 @@ class Fetch:
             timeout_s=self._flags.lock_timeout,
         )
 
-    def _fill(self, folder: Path, lock: CacheLock) -> None:
+    def _fill(self, origin: Origin, folder: Path, lock: CacheLock) -> None:
         store = ManifestStore(folder)
-        try:
-            if self._flags.uri.startswith("hf://"):
-                self._fill_from_hub(folder, store)
-            else:
-                self._fill_from_bucket(folder, store, lock)
-        except (Unreachable, Unavailable, ExpiredCredentials) as error:
-            cached = store.complete()
-            wanted = self._manifest(self._uri(), ())
-            if not (
-                self._flags.reuse_when_unreachable
-                and cached
-                and cached.has_same_source(wanted)
-                and cached.is_intact(folder)
-            ):
-                raise
-            log.warning("the source cannot be asked (%s); using the complete cache in %s", error.problem, folder)
-
-    def _fill_from_bucket(self, folder: Path, store: ManifestStore, lock: CacheLock) -> None:
-        location = locate(self._flags)
-        secret = Path(self._flags.credentials_dir) if self._flags.credentials_dir else None
-        source = S3Source(
-            location,
-            load_keys=None if self._flags.anonymous else lambda: credentials.load(location.scheme, self._env, secret),
-            parallelism=self._flags.parallelism,
-        )
-        for last_round in (False,) * (ROUNDS - 1) + (True,):
+        for rounds_left in reversed(range(ROUNDS)):
             try:
-                self._update(source, folder, store, lock)
+                self._update(origin, folder, store, lock)
                 return
             except (Corrupt, SourceChanged) as error:
-                if last_round:
+                if not rounds_left:
                     raise
-                self._note_retry(error, 0.0)
+                self._telemetry.retried(error.reason)
+                log.warning("%s; asking the source again", error.problem)
+            except (Unreachable, Unavailable, ExpiredCredentials) as error:
+                if not (self._flags.reuse_when_unreachable and self._is_whole(origin, folder, store)):
+                    raise
+                log.warning("the source cannot be asked (%s); using the complete cache in %s", error.problem, folder)
+                return
 
-    def _update(self, source: Source, folder: Path, store: ManifestStore, lock: CacheLock) -> None:
-        retrier = Retrier(Retry(self._flags.max_attempts), self._note_retry, threading.Event())
-        files = self._select(retrier.call(source.list_files), source.uri)
+    def _is_whole(self, origin: Origin, folder: Path, store: ManifestStore) -> bool:
+        cached = store.complete()
+        return cached is not None and cached.has_same_source(self._manifest(origin, ())) and cached.is_intact(folder)
+
+    def _update(self, origin: Origin, folder: Path, store: ManifestStore, lock: CacheLock) -> None:
+        files = self._select(origin.list_files(), origin.uri)
         last = store.last()
         known = {entry.path: entry for entry in last.files if entry.is_intact(folder)} if last else {}
         missing = [f for f in files if not (f.path in known and known[f.path].is_copy_of(f))]
         kept = [known[f.path] for f in files if f not in missing]
-        manifest = self._manifest(source.uri, kept)
+        manifest = self._manifest(origin, kept)
         if not missing and store.complete() == manifest:
             log.info("%s is complete: %s", folder, _summary(manifest.files))
             return
         staging = folder / keys.CONTROL_FOLDER / "partial"
-        _remove_leftovers(staging, missing)
-        needed = sum(max(0, f.size - disk.allocated_bytes(staged_path(staging, f))) for f in missing)
-        disk.require_space(
-            needed=needed, free=self._free_bytes(folder), keep_free=self._flags.keep_free_bytes, folder=folder
-        )
+        self._make_room(missing, folder, staging)
         store.save_unfinished(manifest)
         if missing:
-            log.info("%s: %d of %d files to fetch from %s", folder, len(missing), len(files), source.uri)
-            manifest = self._download(source, missing, manifest, folder, staging, store, retrier, lock)
+            log.info("%s: %d of %d files to fetch from %s", folder, len(missing), len(files), origin.uri)
+            manifest = _bring(origin, missing, manifest, folder, staging, store, lock)
         for path in {entry.path for entry in last.files} - {f.path for f in files} if last else ():
             log.info("removing %s: the source no longer has it", path)
             (folder / path).unlink(missing_ok=True)
-        model_folder.require_shards(folder, source.uri)
-        manifest = replace(manifest, files=tuple(sorted(manifest.files, key=lambda entry: entry.path)))
+        model_folder.require_shards(folder, origin.uri)
         store.save_complete(manifest)
         shutil.rmtree(staging, ignore_errors=True)
         log.info("%s is complete: %s", folder, _summary(manifest.files))
-
-    def _download(
-        self,
-        source: Source,
-        missing: Sequence[RemoteFile],
-        manifest: Manifest,
-        folder: Path,
-        staging: Path,
-        store: ManifestStore,
-        retrier: Retrier,
-        lock: CacheLock,
-    ) -> Manifest:
-        def on_file(entry: Entry) -> None:
-            nonlocal manifest
-            manifest = replace(manifest, files=(*manifest.files, entry))
-            store.save_unfinished(manifest)
-            log.debug("%s: %s", entry.path, entry.verified)
-
-        def report(line: str) -> None:
-            log.info("%s", line)
-            lock.publish(line)
-
-        with Progress(
-            total=sum(f.size for f in missing),
-            files=len(missing),
-            report=report,
-            interval_s=self._flags.progress_interval,
-        ) as progress:
-            Downloader(
-                source,
-                folder=folder,
-                staging=staging,
-                parallelism=self._flags.parallelism,
-                part_bytes=self._flags.part_bytes,
-                use_checksums=self._flags.verify == "checksum",
-                limiter=Limiter(self._flags.bandwidth_bytes),
-                retrier=retrier,
-                progress=progress,
-                on_bytes=self._telemetry.bytes.inc,
-                on_file=on_file,
-            ).download(missing)
-        log.info("fetched %s", progress.line())
-        return manifest
-
-    def _fill_from_hub(self, folder: Path, store: ManifestStore) -> None:
-        fetch_hub(
-            self._flags.uri.removeprefix("hf://").strip("/"),
-            folder,
-            revision=self._flags.revision,
-            endpoint=self._flags.endpoint or self._env.get("HF_ENDPOINT"),
-            include=self._flags.include,
-            exclude=self._exclude,
-            parallelism=self._flags.parallelism,
-        )
-        model_folder.require_shards(folder, self._flags.uri)
-        paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0][0] != ".")
-        entries = [Entry(str(p.relative_to(folder)), p.stat().st_size, "", "by the hub's client") for p in paths]
-        store.save_complete(self._manifest(self._uri(), entries))
-        log.info("%s is complete: %s", folder, _summary(entries))
 
     def _select(self, files: Iterable[RemoteFile], uri: str) -> list[RemoteFile]:
         selected = [f for f in files if keys.is_selected(f.path, self._flags.include, self._exclude)]
@@ -219,22 +156,22 @@ class Fetch:
         keys.refuse_collisions(f.path for f in selected)
         return selected
 
-    def _manifest(self, uri: str, files: Iterable[Entry]) -> Manifest:
-        return Manifest(uri, self._flags.revision, self._flags.include, self._exclude, tuple(files))
+    def _make_room(self, missing: Sequence[RemoteFile], folder: Path, staging: Path) -> None:
+        """Removes partial files that nobody will finish, then checks that the rest fits."""
+        partials = {staged_path(staging, f): f.size for f in missing}
+        wanted = partials.keys() | {journal_path(path) for path in partials}
+        for path in list(staging.rglob("*")):
+            if path.is_file() and path not in wanted:
+                path.unlink()
+        disk.require_space(
+            needed=sum(max(0, size - disk.allocated_bytes(path)) for path, size in partials.items()),
+            free=self._free_bytes(folder),
+            keep_free=self._flags.keep_free_bytes,
+            folder=folder,
+        )
 
-    def _uri(self) -> str:
-        scheme = self._flags.uri.partition("://")[0]
-        if scheme == "hf":
-            return self._flags.uri
-        return locate(self._flags).uri
-
-    def _note_retry(self, error: FetchError, delay_s: float) -> None:
-        """Every retry is counted; lines are few, because workers fail together."""
-        self._telemetry.retried(error.reason)
-        now = time.monotonic()
-        if now - self._retry_logged >= RETRY_LINES_EVERY_S:
-            self._retry_logged = now
-            log.warning("%s; trying again in %.1f s", error.problem, delay_s)
+    def _manifest(self, origin: Origin, files: Iterable[Entry]) -> Manifest:
+        return Manifest.of(origin.uri, self._flags.revision, self._flags.include, self._exclude, files)
 
 
 def scheme_of(uri: str) -> str:
@@ -247,13 +184,29 @@ def scheme_of(uri: str) -> str:
     return scheme
 
 
-def _remove_leftovers(staging: Path, missing: Sequence[RemoteFile]) -> None:
-    """Partial files that nobody will finish: their objects are gone or already here."""
-    wanted = {staged_path(staging, f) for f in missing}
-    wanted |= {journal_path(path) for path in wanted}
-    for path in list(staging.rglob("*")):
-        if path.is_file() and path not in wanted:
-            path.unlink()
+def _bring(
+    origin: Origin,
+    missing: Sequence[RemoteFile],
+    manifest: Manifest,
+    folder: Path,
+    staging: Path,
+    store: ManifestStore,
+    lock: CacheLock,
+) -> Manifest:
+    """The manifest with `missing` added; each file is noted as soon as it is there, for the next run."""
+
+    def on_file(entry: Entry) -> None:
+        nonlocal manifest
+        manifest = manifest.with_entry(entry)
+        store.save_unfinished(manifest)
+        log.debug("%s: %s", entry.path, entry.verified)
+
+    def report(line: str) -> None:
+        log.info("%s", line)
+        lock.publish(line)
+
+    origin.bring(missing, folder, staging, on_file=on_file, report=report)
+    return manifest
 
 
 def _summary(files: Sequence[Entry]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +39,16 @@ class Manifest:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     files: tuple[Entry, ...]
+    """Sorted by path."""
+
+    @classmethod
+    def of(
+        cls, uri: str, revision: str | None, include: Iterable[str], exclude: Iterable[str], files: Iterable[Entry]
+    ) -> Manifest:
+        return cls(uri, revision, tuple(include), tuple(exclude), tuple(sorted(files, key=lambda entry: entry.path)))
+
+    def with_entry(self, entry: Entry) -> Manifest:
+        return Manifest.of(self.uri, self.revision, self.include, self.exclude, (*self.files, entry))
 
     def is_intact(self, folder: Path) -> bool:
         """Every file is there with its size. Content was verified when it was written."""
@@ -81,12 +92,7 @@ def _load(path: Path) -> Manifest | None:
     """None where there is none, or one that this version does not understand."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest(
-            uri=raw["uri"],
-            revision=raw["revision"],
-            include=tuple(raw["include"]),
-            exclude=tuple(raw["exclude"]),
-            files=tuple(Entry(**entry) for entry in raw["files"]),
-        )
+        entries = (Entry(**entry) for entry in raw["files"])
+        return Manifest.of(raw["uri"], raw["revision"], raw["include"], raw["exclude"], entries)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
@@ -19,6 +20,13 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
     with Weed(tmp_path_factory.mktemp("weed")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def logging_to_this_test() -> Iterator[None]:
+    """`run` points the package's log at the stderr of its time, which pytest replaces for each test."""
+    yield
+    logging.getLogger("tandem_fetch").handlers.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,158 @@
+"""What a well-behaved S3 server never does, from one that does."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from fetch.fake_s3 import FakeS3
+from tandem_contract.fetch_flags import EXIT_OK, EXIT_PERMANENT, EXIT_RETRYABLE, MANIFEST
+from tandem_fetch.main import run
+
+
+def fetch(server: FakeS3, folder: Path, *more: str) -> int:
+    return run(
+        ["s3://bucket/m", str(folder), f"--endpoint={server.endpoint}", "--keep-free=0", "--max-attempts=3", *more]
+    )
+
+
+def verified(folder: Path) -> dict[str, str]:
+    return {entry["path"]: entry["verified"] for entry in json.loads((folder / MANIFEST).read_text())["files"]}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "m/../outside",
+        "m//etc/passwd",
+        "m/a/../../b",
+        "m/a\\..\\b",
+        "m/./a",
+        "m/a//b",
+        "m/.tandem/manifest.json",
+        "m/a\tb",
+    ],
+)
+def test_keys_that_would_leave_the_folder_stop_the_fetch(
+    key: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with FakeS3({"m/config.json": b"{}", key: b"evil"}) as server:
+        assert fetch(server, tmp_path / "cache") == EXIT_PERMANENT
+    assert "object key" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_a_key_that_is_both_file_and_folder_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeS3({"m/a": b"file", "m/a/b": b"in folder"}) as server:
+        assert fetch(server, tmp_path) == EXIT_PERMANENT
+    assert "'a' and 'a/b' need one name" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "headers", "exit_code", "message"),
+    [
+        (400, "ExpiredToken", {}, EXIT_PERMANENT, "session token is expired or invalid; renew the credentials"),
+        (301, "PermanentRedirect", {"x-amz-bucket-region": "cn-shanghai"}, EXIT_PERMANENT, "use --region=cn-shanghai"),
+        (403, "AccessDenied", {}, EXIT_PERMANENT, "grant GetObject and ListBucket on bucket"),
+        (403, "RequestTimeTooSkewed", {}, EXIT_PERMANENT, "synchronise the clock"),
+        (503, "SlowDown", {}, EXIT_RETRYABLE, "overloaded or down; lower --parallelism"),
+        (400, "InvalidPathAccess", {}, EXIT_PERMANENT, "check the URI, --endpoint and --addressing"),
+    ],
+)
+def test_refusals_say_what_to_do(
+    status: int,
+    code: str,
+    headers: dict[str, str],
+    exit_code: int,
+    message: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with FakeS3({"m/a": b"1"}, refuse=lambda *_: (status, code, headers)) as server:
+        assert fetch(server, tmp_path, "--max-attempts=1") == exit_code
+    assert message in capfd.readouterr().err
+
+
+def test_overload_is_waited_out(tmp_path: Path) -> None:
+    with FakeS3({"m/a": b"1"}, refuse=lambda _, __, nth, ___: (503, "SlowDown", {}) if nth == 1 else None) as server:
+        assert fetch(server, tmp_path) == EXIT_OK
+        assert server.seen == {("GET", ""): 2, ("HEAD", "m/a"): 2, ("GET", "m/a"): 2}
+
+
+def test_a_corrupt_file_is_thrown_away_and_fetched_again(tmp_path: Path) -> None:
+    def flip_once(key: str, nth: int, body: bytes) -> bytes:
+        return bytes(len(body)) if key == "m/a" and nth == 1 else body
+
+    with FakeS3({"m/a": b"weights", "m/b": b"fine"}, corrupt=flip_once) as server:
+        assert fetch(server, tmp_path) == EXIT_OK
+    assert (tmp_path / "a").read_bytes() == b"weights"
+
+
+def test_a_file_that_stays_corrupt_is_never_published(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeS3({"m/a": b"weights"}, corrupt=lambda key, nth, body: bytes(len(body))) as server:
+        assert fetch(server, tmp_path) == EXIT_RETRYABLE
+    assert "checksum of a differs" in capfd.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / MANIFEST).exists()
+
+
+def test_an_object_replaced_while_it_is_read_is_fetched_as_one_version(tmp_path: Path) -> None:
+    """Parts of two versions in one file have the right size and load without an error."""
+    old, new = b"o" * (3 << 20), b"n" * (3 << 20)
+    server = FakeS3({"m/a": old})
+
+    def replace(method: str, key: str, nth: int, headers: dict[str, str]) -> None:
+        if (method, key, nth) == ("GET", "m/a", 2):
+            server.objects["m/a"] = new
+
+    server.refuse = replace
+    with server:
+        assert fetch(server, tmp_path, "--parallelism=1", "--part-size=1MiB") == EXIT_OK
+    assert (tmp_path / "a").read_bytes() == new
+
+
+def test_a_renewed_mounted_token_is_picked_up(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "SESSION_TOKEN": "old"}.items():
+        (secret / f"AWS_{name}").write_text(value)
+
+    def expire(method: str, key: str, nth: int, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
+        if headers.get("X-Amz-Security-Token") == "new":
+            return None
+        (secret / "AWS_SESSION_TOKEN").write_text("new")
+        return 400, "ExpiredToken", {}
+
+    with FakeS3({"m/a": b"1"}, refuse=expire) as server:
+        assert fetch(server, tmp_path / "cache", f"--credentials-dir={secret}") == EXIT_OK
+
+
+def test_checksums_stored_beside_an_encrypted_object_are_used(tmp_path: Path) -> None:
+    """Under SSE-KMS an ETag looks like an MD5 but is none."""
+    data = b"weights"
+    head = {
+        "x-amz-server-side-encryption": "aws:kms",
+        "x-amz-checksum-sha256": base64.b64encode(hashlib.sha256(data).digest()).decode(),
+    }
+    with FakeS3({"m/a": data}, head=head, etag=lambda data: "0" * 32) as server:
+        assert fetch(server, tmp_path) == EXIT_OK
+    assert verified(tmp_path) == {"a": "sha256"}
+
+
+def test_without_any_checksum_the_log_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeS3({"m/a": b"weights"}, etag=lambda data: "opaque") as server:
+        assert fetch(server, tmp_path) == EXIT_OK
+    assert "1 of them verified by size only" in capfd.readouterr().err
+    assert verified(tmp_path) == {"a": "size (the store keeps no checksum of it)"}
+
+
+def test_secrets_never_reach_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with FakeS3({"m/a": b"1"}, refuse=lambda *_: (403, "AccessDenied", {})) as server:
+        assert fetch(server, tmp_path, "--log-level=debug", "--log-format=json") == EXIT_PERMANENT
+    error = capfd.readouterr().err
+    assert "Signature=" not in error
+    assert "tandem-test" not in error
+    assert all(json.loads(line)["level"] for line in error.splitlines())

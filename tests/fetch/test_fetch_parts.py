@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tandem_fetch.checks import (
+    Mismatch,
+    PartsMD5,
+    ReadBackParts,
+    SegmentHasher,
+    SizeOnly,
+    WholeFile,
+    choose_check,
+    file_digest,
+    segment_md5s,
+)
+from tandem_fetch.partial import Part, PartialFile, journal_path, plan_parts
+
+MIB = 2**20
+
+
+@given(st.integers(0, 10_000), st.integers(1, 500), st.none() | st.integers(1, 700))
+def test_parts_cover_the_file_once_and_end_on_segments(size: int, target: int, segment: int | None) -> None:
+    parts = plan_parts(size, target, segment)
+    position = 0
+    for part in parts:
+        assert part.start == position
+        assert 0 < part.length <= max(target, segment or 0)
+        assert segment is None or part.start % segment == 0
+        position += part.length
+    assert position == size
+
+
+@given(st.binary(max_size=300), st.integers(1, 60), st.lists(st.integers(1, 50), max_size=20))
+def test_segments_are_hashed_however_the_stream_is_cut(data: bytes, segment: int, cuts: list[int]) -> None:
+    hasher = SegmentHasher(segment)
+    rest = memoryview(data)
+    for cut in cuts:
+        hasher.update(rest[:cut])
+        rest = rest[cut:]
+    hasher.update(rest)
+    expected = [hashlib.md5(data[start : start + segment]).digest() for start in range(0, len(data), segment)]
+    assert hasher.finish() == expected
+
+
+def test_segments_of_a_file_are_those_of_the_stream(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 10)
+    assert segment_md5s(path, 256, 600, 512) == [
+        hashlib.md5(path.read_bytes()[256:768]).digest(),
+        hashlib.md5(path.read_bytes()[768:856]).digest(),
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "crc32"])
+def test_file_digests(algorithm: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"123456789")
+    known = {
+        "md5": "25f9e794323b453885f5181f1b624d0b",
+        "sha1": "f7c3bc1d808e04732adf679965ccc34ca7ae3441",
+        "sha256": "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",
+        "crc32": "cbf43926",
+    }
+    assert file_digest(path, algorithm) == known[algorithm]  # type: ignore[arg-type]
+
+
+MD5 = "0" * 32
+
+
+@pytest.mark.parametrize(
+    ("size", "etag", "part_size", "stored", "md5", "check"),
+    [
+        (9, MD5, None, {}, True, WholeFile("md5", MD5)),
+        (9, MD5, None, {}, False, SizeOnly("the store keeps no checksum of it", 64)),
+        (9, MD5, None, {"sha256": "AAE="}, False, WholeFile("sha256", "0001")),
+        (20, f"{MD5}-3", 8, {}, True, PartsMD5(f"{MD5}-3", 8)),
+        (200, f"{MD5}-2", 100, {}, True, ReadBackParts(f"{MD5}-2", (100,), guessed=False)),
+        (20 * MIB, f"{MD5}-3", None, {}, True, ReadBackParts(f"{MD5}-3", (8 * MIB, 10 * MIB)[:1], guessed=True)),
+        (20 * MIB, f"{MD5}-3", 5 * MIB, {}, True, ReadBackParts(f"{MD5}-3", (8 * MIB,), guessed=True)),
+        (9, "opaque", None, {}, True, SizeOnly("the store keeps no checksum of it", 64)),
+    ],
+)
+def test_the_strongest_check_is_chosen(
+    size: int, etag: str, part_size: int | None, stored: dict[str, str], md5: bool, check: object
+) -> None:
+    chosen = choose_check(
+        size=size, etag=etag, part_size=part_size, stored=stored, etag_is_md5=md5, stream_limit=64  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert chosen == check
+
+
+def test_a_guessed_part_size_that_fits_nothing_is_told_apart_from_corruption(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10)
+    etag = hashlib.md5(hashlib.md5(b"x" * 6).digest() + hashlib.md5(b"x" * 4).digest()).hexdigest() + "-2"
+    assert ReadBackParts(etag, (5, 6), guessed=True).verify(path, []) == "md5-multipart"
+    assert ReadBackParts(etag, (5, 7), guessed=True).verify(path, []).startswith("size (part size")
+    with pytest.raises(Mismatch):
+        ReadBackParts(etag, (5,), guessed=False).verify(path, [])
+
+
+PARTS = [Part(0, 4), Part(4, 4)]
+
+
+def test_a_journal_survives_until_the_file_is_published(tmp_path: Path) -> None:
+    staged = tmp_path / "stage/a.part"
+    first = PartialFile(staged, size=8, identity="v1")
+    first.write(0, memoryview(b"abcd"))
+    first.record(PARTS[0], [b"\x01" * 16])
+    first.close()
+    second = PartialFile(staged, size=8, identity="v1")
+    assert second.finished(PARTS[0]) == [b"\x01" * 16]
+    assert second.finished(PARTS[1]) is None
+    second.write(4, memoryview(b"efgh"))
+    second.publish(tmp_path / "final/a")
+    assert (tmp_path / "final/a").read_bytes() == b"abcdefgh"
+    assert not staged.exists()
+    assert not journal_path(staged).exists()
+
+
+@pytest.mark.parametrize("torn", [b'{"start": 4, "le', b'{"start": 4, "length": 4, "md5": []}'])
+def test_a_line_torn_by_a_kill_is_ignored(torn: bytes, tmp_path: Path) -> None:
+    staged = tmp_path / "a.part"
+    first = PartialFile(staged, size=8, identity="v1")
+    first.record(PARTS[0], [])
+    first.close()
+    with journal_path(staged).open("ab") as journal:
+        journal.write(torn)
+    second = PartialFile(staged, size=8, identity="v1")
+    assert second.finished(PARTS[0]) == []
+    assert second.finished(PARTS[1]) is None
+    second.record(PARTS[1], [])
+    second.close()
+    third = PartialFile(staged, size=8, identity="v1")
+    assert third.finished(PARTS[1]) == []
+    third.close()
+
+
+@pytest.mark.parametrize(
+    "journal", [b"", b"\0" * 100, b"[]\n", json.dumps({"size": 8, "identity": "v0"}).encode() + b"\n"]
+)
+def test_a_foreign_or_broken_journal_starts_afresh(journal: bytes, tmp_path: Path) -> None:
+    staged = tmp_path / "a.part"
+    staged.write_bytes(b"12345678")
+    journal_path(staged).write_bytes(journal)
+    partial = PartialFile(staged, size=8, identity="v1")
+    assert partial.finished(PARTS[0]) is None
+    partial.close()
