@@ -1,0 +1,193 @@
+"""Real `tandem` processes for tests: engine pods and gateways on free loopback ports, each in a process group."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tandem_contract import metrics as names
+from tandem_contract.flags import GatewayFlags, ServeFlags, to_argv
+from tandem_contract.status import STATUS_PATH
+from tandem_contract.ticket import DEFAULT_TTL_S, Ticket, new_nonce, sign
+
+START_PATIENCE_S = 120.0
+PATIENCE_S = 30.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Process:
+    """One `tandem` command and its children; every signal goes to all of them."""
+
+    def __init__(self, command: str, argv: list[str], log: Path, base_url: str, metrics_url: str) -> None:
+        self.url = base_url
+        self.metrics_url = metrics_url
+        self._log = log
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "tandem_cli.main", command, *argv],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self._popen.pid, number)
+
+    def kill(self) -> None:
+        if self._popen.poll() is None:
+            self.signal(signal.SIGKILL)
+        self._popen.wait(PATIENCE_S)
+
+    def stop(self) -> int:
+        """SIGTERM, as Kubernetes does; returns the exit status."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+        try:
+            return self._popen.wait(PATIENCE_S)
+        finally:
+            self.kill()
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + START_PATIENCE_S
+        while time.monotonic() < deadline:
+            if self._popen.poll() is not None:
+                raise AssertionError(f"ended with {self._popen.returncode}:\n{self.log()}")
+            try:
+                with urllib.request.urlopen(self.url + "/readyz", timeout=2):
+                    return
+            except (OSError, urllib.error.URLError):
+                time.sleep(0.05)
+        raise AssertionError(f"not ready:\n{self.log()}")
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")[-5000:]
+
+    def get_json(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=5) as response:
+            return json.load(response)
+
+    def metric(self, metric: names.Metric, **labels: str) -> float:
+        """The sample's value, 0 when it was never counted."""
+        with urllib.request.urlopen(self.metrics_url + "/metrics", timeout=5) as response:
+            for line in response.read().decode().splitlines():
+                name, _, rest = line.partition("{")
+                if not rest:
+                    name, _, rest = line.partition(" ")
+                    if name == metric.name and not labels:
+                        return float(rest)
+                elif name == metric.name and all(f'{key}="{value}"' in rest for key, value in labels.items()):
+                    return float(rest.rpartition(" ")[2])
+        return 0.0
+
+
+class EnginePod(Process):
+    def __init__(self, flags: ServeFlags, log: Path) -> None:
+        self.flags = flags
+        host = "127.0.0.1"
+        super().__init__(
+            "serve", to_argv(flags), log, f"http://{host}:{flags.port}", f"http://{host}:{flags.metrics_port}"
+        )
+
+    @property
+    def control_url(self) -> str:
+        return f"http://127.0.0.1:{self.flags.handoff_port}"
+
+    def status(self) -> dict[str, Any]:
+        return self.get_json(STATUS_PATH)
+
+    def wait_idle(self) -> None:
+        """Until no page is held or quarantined: nothing leaked."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            status = self.status()
+            quarantined = self.metric(names.HANDOFF_QUARANTINED)
+            if not (status["running"] or status["waiting"] or status["kv_pages_used"] or quarantined):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"pages leaked: {status}, quarantined {quarantined}\n{self.log()}")
+
+
+class Fleet:
+    """Starts pods of one model; `close` ends whatever still runs."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        self._model = model
+        self._folder = folder
+        self.key_file = folder / "ticket-keys"
+        self.key = secrets.token_hex(16).encode()
+        self.key_file.write_bytes(self.key + b"\n")
+        self._processes: list[Process] = []
+
+    def pod(self, role: str, **options: Any) -> EnginePod:
+        values: dict[str, Any] = {
+            "model": str(self._model),
+            "served_model_name": ("tiny",),
+            "role": role,
+            "host": "127.0.0.1",
+            "port": free_port(),
+            "metrics_port": free_port(),
+            "handoff_port": free_port(),
+            "kv_data_port": 0,
+            "kv_cache_memory": "16MiB",
+            "ticket_key_file": str(self.key_file),
+            "local_prefill_max_tokens": 0,
+            "cpu_threads": 1,
+        }
+        flags = ServeFlags(**(values | options))
+        return self._started(EnginePod(flags, self._folder / f"{role}-{flags.port}.log"))
+
+    def gateway(self, decode: list[EnginePod], prefill: list[EnginePod], **options: Any) -> Process:
+        flags = GatewayFlags(
+            host="127.0.0.1",
+            port=free_port(),
+            metrics_port=free_port(),
+            decode=tuple(pod.url for pod in decode),
+            prefill=tuple(pod.url for pod in prefill),
+            ticket_key_file=str(self.key_file),
+            **options,
+        )
+        base, metrics = f"http://127.0.0.1:{flags.port}", f"http://127.0.0.1:{flags.metrics_port}"
+        return self._started(
+            Process("gateway", to_argv(flags), self._folder / f"gateway-{flags.port}.log", base, metrics)
+        )
+
+    def ticket(self, prefill: EnginePod, request_id: str, *, ttl_s: float = DEFAULT_TTL_S, key: bytes = b"") -> str:
+        ticket = Ticket(
+            request_id=request_id,
+            prefill_host="127.0.0.1",
+            prefill_port=prefill.flags.handoff_port,
+            prefill_incarnation=prefill.status()["incarnation"],
+            nonce=new_nonce(),
+            expires_at=time.time() + ttl_s,
+        )
+        return sign(ticket, key or self.key)
+
+    def _started(self, process: Any) -> Any:
+        self._processes.append(process)
+        return process
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.kill()
