@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tandem_contract.fetch_flags import EXIT_OK, FetchFlags
@@ -17,6 +19,8 @@ from tandem_fetch.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
+EXIT_INTERRUPTED = 130
+
 
 def run(argv: list[str], *, free_bytes: Callable[[Path], int] = disk.free_bytes) -> int:
     """Exit code: 0, or `fetch_flags.EXIT_RETRYABLE` or `EXIT_PERMANENT`; a bad flag exits with 2 at once.
@@ -26,17 +30,32 @@ def run(argv: list[str], *, free_bytes: Callable[[Path], int] = disk.free_bytes)
     flags = parse(FetchFlags, _with_names(argv), prog="tandem fetch")
     logs.configure(flags.log_format, flags.log_level)
     try:
-        telemetry = Telemetry(scheme_of(flags.uri))
-        with telemetry.served(flags.metrics_port):
-            Fetch(flags, env=os.environ, telemetry=telemetry, free_bytes=free_bytes).run()
-        return EXIT_OK
+        with _sigterm_interrupts():
+            return _fetch(flags, free_bytes)
     except OSError as error:
         return _fail(disk_problem(error), flags)
     except FetchError as error:
         return _fail(error, flags)
     except KeyboardInterrupt:
         log.warning("interrupted; what was fetched is kept")
-        return 130
+        return EXIT_INTERRUPTED
+
+
+def _fetch(flags: FetchFlags, free_bytes: Callable[[Path], int]) -> int:
+    telemetry = Telemetry(scheme_of(flags.uri))
+    with telemetry.served(flags.metrics_port):
+        Fetch(flags, env=os.environ, telemetry=telemetry, free_bytes=free_bytes).run()
+    return EXIT_OK
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """The kernel drops an unhandled SIGTERM for process 1, which an init container is: it would wait to be killed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _with_names(argv: list[str]) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from tandem_contract import fetch_flags
 
 from tandem_fetch import atomic
-from tandem_fetch.keys import CONTROL_FOLDER
+from tandem_fetch.errors import UnsafeKey
+from tandem_fetch.keys import CONTROL_FOLDER, relative_path
 from tandem_fetch.source import RemoteFile
 
 
@@ -92,7 +93,9 @@ def _load(path: Path) -> Manifest | None:
     """None where there is none, or one that this version does not understand."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        entries = (Entry(**entry) for entry in raw["files"])
+        entries = [Entry(**entry) for entry in raw["files"]]
+        for entry in entries:
+            relative_path(entry.path, "")  # a shared volume is other people's input, too
         return Manifest.of(raw["uri"], raw["revision"], raw["include"], raw["exclude"], entries)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, UnsafeKey, ValueError, KeyError, TypeError):
         return None

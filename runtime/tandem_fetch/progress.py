@@ -67,7 +67,8 @@ class Progress:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self._report(self.line())
+            with tqdm.external_write_mode(file=sys.stderr):
+                self._report(self.line())
 
 
 def progress_line(*, fetched: int, reused: int, total: int, files_done: int, files: int, seconds: float) -> str:

@@ -15,7 +15,7 @@ from tandem_fetch import keys
 from tandem_fetch.checks import Algorithm, Check, choose_check
 from tandem_fetch.credentials import Keys
 from tandem_fetch.endpoints import Location
-from tandem_fetch.errors import ExpiredCredentials, NotFound
+from tandem_fetch.errors import BadSource, ExpiredCredentials, FetchError, NotFound
 from tandem_fetch.s3_errors import translated
 from tandem_fetch.source import ReadInto, RemoteFile
 
@@ -55,18 +55,29 @@ class S3Source:
 
     def find_check(self, file: RemoteFile) -> Check:
         request = {"Bucket": self._location.bucket, "Key": file.key}
-        with self._guard(f"{self.uri}{file.path}") as client:
+        what = f"{self.uri}{file.path}"
+        with self._guard(what) as client:
             head = client.head_object(**request, ChecksumMode="ENABLED")
-            part = client.head_object(**request, PartNumber=1) if "-" in file.etag else {}
         stored = {name: head[field] for name, field in _STORED.items() if "-" not in head.get(field, "-")}
         return choose_check(
             size=file.size,
             etag=file.etag,
-            part_size=part["ContentLength"] if part.get("PartsCount") else None,
+            part_size=self._upload_part_size(request, what) if "-" in file.etag else None,
             stored=stored,
             etag_is_md5=head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head,
             stream_limit=STREAM_LIMIT,
         )
+
+    def _upload_part_size(self, request: dict[str, str], what: str) -> int | None:
+        """Bytes of the first upload part; None where the store does not know `partNumber`, which not all do."""
+        try:
+            with self._guard(what) as client:
+                part = client.head_object(**request, PartNumber=1)
+        except FetchError as error:
+            if error.retryable:
+                raise
+            return None
+        return part["ContentLength"] if part.get("PartsCount") else None
 
     @contextmanager
     def open_range(self, file: RemoteFile, start: int, length: int) -> Iterator[ReadInto]:
@@ -79,6 +90,9 @@ class S3Source:
                 IfMatch=f'"{file.etag}"',
             )
         body = answer["Body"]
+        if length < file.size and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+            body.close()
+            raise BadSource(f"the store ignored the byte range on {what}", "use an endpoint that supports ranged reads")
 
         def read_into(buffer: memoryview) -> int:
             with translated(self._location, what):

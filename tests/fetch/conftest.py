@@ -49,13 +49,13 @@ def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
     path = os.pathsep.join(str(ROOT / part) for part in ("contract", "runtime"))
 
-    def launch(*argv: str) -> subprocess.Popen[str]:
+    def launch(*argv: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
         code = "import sys; from tandem_fetch.main import run; sys.exit(run(sys.argv[1:]))"
         process = subprocess.Popen(
             [sys.executable, "-c", code, *argv],
             env=os.environ | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
         )
         processes.append(process)

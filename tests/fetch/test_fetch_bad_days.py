@@ -142,6 +142,22 @@ def test_checksums_stored_beside_an_encrypted_object_are_used(tmp_path: Path) ->
     assert verified(tmp_path) == {"a": "sha256"}
 
 
+def test_a_store_that_knows_no_part_numbers_is_asked_no_more(tmp_path: Path) -> None:
+    """The part size is then guessed from the usual ones."""
+    data, mib = bytes(range(256)) * (9 << 12), 2**20
+
+    def two_parts(data: bytes) -> str:
+        md5s = hashlib.md5(data[: 8 * mib]).digest() + hashlib.md5(data[8 * mib :]).digest()
+        return f"{hashlib.md5(md5s).hexdigest()}-2"
+
+    def refuse(method: str, key: str, nth: int, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
+        return (501, "NotImplemented", {}) if (method, nth) == ("HEAD", 2) else None
+
+    with FakeS3({"m/a": data}, etag=two_parts, refuse=refuse) as server:
+        assert fetch(server, tmp_path) == EXIT_OK
+    assert verified(tmp_path) == {"a": "md5-multipart"}
+
+
 def test_without_any_checksum_the_log_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with FakeS3({"m/a": b"weights"}, etag=lambda data: "opaque") as server:
         assert fetch(server, tmp_path) == EXIT_OK

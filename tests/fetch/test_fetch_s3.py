@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
+import termios
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from fetch.conftest import MIB, Start
 from fetch.proxy import Proxy
 from fetch.weed import BUCKET, Weed, free_port
 from tandem_contract.fetch_flags import EXIT_OK, EXIT_PERMANENT, EXIT_RETRYABLE, MANIFEST
-from tandem_fetch.main import run
+from tandem_contract.metrics import FETCH_BYTES
+from tandem_fetch.main import EXIT_INTERRUPTED, run
 
 pytestmark = pytest.mark.processes
 Blob = Callable[[int, int], bytes]
@@ -131,9 +135,12 @@ def test_two_fetchers_of_one_cache_download_once(
     weed: Weed, model: dict[str, bytes], start: Start, tmp_path: Path
 ) -> None:
     argv = [f"--uri=s3://{BUCKET}/qwen", f"--destination={tmp_path}", "--progress-interval=0.2", *SMALL]
+    metrics_port = free_port()
     with Proxy(weed.port, hold_at=4 * MIB) as proxy:
-        first = start(*argv, f"--endpoint={proxy.endpoint}")
+        first = start(*argv, f"--endpoint={proxy.endpoint}", f"--metrics-port={metrics_port}")
         assert proxy.held.wait(60)
+        with urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
+            assert f'{FETCH_BYTES.name}{{scheme="s3"}} ' in answer.read().decode()
         second = start(*argv, f"--endpoint={proxy.endpoint}")
         assert second.stdout is not None
         waiting = next(line for line in second.stdout if "waiting for" in line)
@@ -150,6 +157,36 @@ def _finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == EXIT_OK, output
     return output
+
+
+def test_sigterm_ends_it_at_once_and_a_terminal_shows_a_bar(
+    weed: Weed, model: dict[str, bytes], tmp_path: Path, start: Start
+) -> None:
+    terminal, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    with Proxy(weed.port, hold_at=4 * MIB) as proxy:
+        argv = [f"s3://{BUCKET}/qwen", str(tmp_path), f"--endpoint={proxy.endpoint}", *SMALL]
+        process = start(*argv, stderr=theirs)
+        assert proxy.held.wait(60)
+        process.terminate()
+        proxy.release()
+        assert process.wait(30) == EXIT_INTERRUPTED
+    os.close(theirs)
+    shown = _read_all(terminal)
+    assert "%|" in shown
+    assert "interrupted; what was fetched is kept" in shown
+    assert fetch(weed, tmp_path) == EXIT_OK
+    assert contents(tmp_path) == model
+
+
+def _read_all(terminal: int) -> str:
+    shown = b""
+    with open(terminal, "rb", buffering=0) as reader:
+        while True:
+            try:
+                shown += reader.read(65536)
+            except OSError:  # EIO: the other end is closed and everything was read
+                return shown.decode()
 
 
 def test_a_changed_source_is_noticed(weed: Weed, tmp_path: Path) -> None:
