@@ -74,12 +74,9 @@ class Exchange:
         if self.stream:
             return await self._stream(request, news)
         collected = [Collected(choice) for choice in self._choices()]
-        try:
-            async with aclosing(news):
-                async for choice, delta in news:
-                    collected[choice.index].add(delta)
-        except (RequestError, asyncio.CancelledError) as error:
-            raise self.pod.refusal(error) from None
+        async with aclosing(news):
+            async for choice, delta in news:
+                collected[choice.index].add(delta)
         body = self.format.body(collected, self._usage(), self._trace())
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 

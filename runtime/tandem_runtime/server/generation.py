@@ -28,8 +28,6 @@ class ChoiceRequest:
 
 
 class Generation:
-    """The choices of each prompt follow its first one, which computes the prompt for all of them."""
-
     def __init__(self, engine: EngineClient, metrics: Metrics, *, arrived: float) -> None:
         """`arrived`: `time.perf_counter` of the HTTP request."""
         self._engine = engine
@@ -37,7 +35,7 @@ class Generation:
         self._arrived = arrived
 
     async def run(self, prompts: Sequence[Sequence[ChoiceRequest]]) -> AsyncGenerator[News, None]:
-        """`prompts`: the sequences of each prompt. Closing the iterator aborts all of them.
+        """`prompts`: the choices of each prompt. Closing the iterator aborts all of them.
 
         Raises `RequestError`; what had been yielded by then stands.
         """
@@ -47,19 +45,15 @@ class Generation:
                     yield choice_and_delta
             return
         # Bounded, so that a slow client holds up its own sequences' text and nothing else grows.
-        queue: asyncio.Queue[News | RequestError | None] = asyncio.Queue(maxsize=64)
-        tasks = [
-            asyncio.create_task(self._pump(sequence, queue, started, leads=index == 0))
-            for sequences, started in ((sequences, asyncio.Event()) for sequences in prompts)
-            for index, sequence in enumerate(sequences)
-        ]
+        queue: asyncio.Queue[News | Exception | None] = asyncio.Queue(maxsize=64)
+        tasks = [asyncio.create_task(self._pump(choice, queue)) for choices in prompts for choice in choices]
         try:
             running = len(tasks)
             while running:
                 item = await queue.get()
                 if item is None:
                     running -= 1
-                elif isinstance(item, RequestError):
+                elif isinstance(item, Exception):
                     raise item
                 else:
                     yield item
@@ -68,37 +62,24 @@ class Generation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(
-        self,
-        sequence: ChoiceRequest,
-        queue: asyncio.Queue[News | RequestError | None],
-        started: asyncio.Event,
-        *,
-        leads: bool,
-    ) -> None:
-        if not leads:
-            await started.wait()
+    async def _pump(self, choice: ChoiceRequest, queue: asyncio.Queue[News | Exception | None]) -> None:
         try:
-            async with aclosing(self._follow(sequence, started)) as news:
+            async with aclosing(self._follow(choice)) as news:
                 async for item in news:
                     await queue.put(item)
             await queue.put(None)
-        except RequestError as error:
+        except Exception as error:  # whatever it is, `run` raises it
             await queue.put(error)
 
-    async def _follow(
-        self, sequence: ChoiceRequest, started: asyncio.Event | None = None
-    ) -> AsyncGenerator[News, None]:
-        choice = sequence.choice
+    async def _follow(self, followed: ChoiceRequest) -> AsyncGenerator[News, None]:
+        choice = followed.choice
         timing = self._metrics.request(self._arrived)
         outcome = "abort"
         try:
             # Every client's `generate` is an async generator; the protocol only promises what callers iterate over.
-            outputs = cast("AsyncGenerator[EngineOutput, None]", self._engine.generate(sequence.request))
+            outputs = cast("AsyncGenerator[EngineOutput, None]", self._engine.generate(followed.request))
             async with aclosing(outputs):
                 async for output in outputs:
-                    if started is not None:
-                        started.set()
                     timing.tokens(len(output.token_ids), time.perf_counter())
                     if output.trace is not None:
                         timing.trace(output.trace)

@@ -75,7 +75,7 @@ class Pod:
 
     @contextmanager
     def flight(self) -> Iterator[None]:
-        """Around a generation request. Raises `UnavailableError` while draining."""
+        """Around a generation request. Raises `UnavailableError` while draining, and when drained away."""
         if self.draining:
             raise UnavailableError("this pod is shutting down")
         task = asyncio.current_task()
@@ -83,6 +83,8 @@ class Pod:
         self.in_flight.add(task)
         try:
             yield
+        except asyncio.CancelledError as error:
+            raise self.refusal(error) from None
         finally:
             self.in_flight.discard(task)
 

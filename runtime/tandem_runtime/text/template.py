@@ -41,7 +41,7 @@ class ChatTemplate:
         try:
             source = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise StartupError(f"--chat-template {path}: {error}") from error
+            raise StartupError(f"chat template {path}: {error}") from error
         return cls(source, special_tokens)
 
     def render(

@@ -1,40 +1,47 @@
-"""The tokenizer of a Hugging Face folder."""
+"""The tokenizer of a Hugging Face folder.
+
+Reads tokenizer.json with `tokenizers` rather than through transformers, whose import brings torch into the API process
+and takes longer than everything else at start-up. A test holds both to the same ids.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import tokenizers
 
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.text.detokenize import IncrementalDetokenizer, TokenBytes, piece_to_bytes
 from tandem_runtime.text.template import ChatTemplate
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
 
 
 class Tokenizer:
     """Thread-safe: nothing changes after loading but a cache of token bytes."""
 
     def __init__(self, folder: str, *, chat_template: str | None = None) -> None:
-        """`chat_template`: a Jinja file instead of the folder's own. Raises `StartupError`. Takes seconds."""
-        tokenizer = _load(folder)
-        self._backend = tokenizer.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        """`chat_template`: a Jinja file instead of the folder's own. Raises `StartupError`."""
+        self._backend = _load(Path(folder))
         to_bytes = piece_to_bytes(_decoder_of(self._backend))
         if to_bytes is None:
-            raise StartupError(f"{folder}: the tokenizer's decoder is neither byte-level nor byte-fallback")
-        self._special_ids = frozenset(tokenizer.all_special_ids)
+            raise StartupError(f"--model {folder}: the tokenizer's decoder is neither byte-level nor byte-fallback")
+        added = self._backend.get_added_tokens_decoder()
+        special = frozenset(token_id for token_id, token in added.items() if token.special)
         self.token_bytes = TokenBytes(self._backend.id_to_token, to_bytes)
         """Every token, special ones too."""
-        self._visible_bytes = TokenBytes(self._backend.id_to_token, to_bytes, hidden=self._hidden_ids())
-        self.template = _template_of(tokenizer, chat_template)
+        self._visible_bytes = TokenBytes(self._backend.id_to_token, to_bytes, hidden=special)
+        self.template = _template(Path(folder), chat_template)
         """None for models without one."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Releases the GIL; long texts belong in a thread."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Special tokens included; ids without a token are empty."""
@@ -44,41 +51,51 @@ class Tokenizer:
         """For one sequence; hides special tokens."""
         return IncrementalDetokenizer(self._visible_bytes)
 
-    def _hidden_ids(self) -> frozenset[int]:
-        added = self._backend.get_added_tokens_decoder()
-        return self._special_ids | {token_id for token_id, token in added.items() if token.special}
 
-
-def _load(folder: str) -> Any:
-    from transformers import AutoTokenizer  # here, because importing it takes seconds
-
-    if not Path(folder).is_dir():
+def _load(folder: Path) -> tokenizers.Tokenizer:
+    if not folder.is_dir():
         raise StartupError(f"--model {folder}: no such folder")
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise StartupError(f"--model {folder}: there is no {TOKENIZER_FILE}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    # The library raises many kinds; to a user they all mean one thing.
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise StartupError(f"--model {folder}: the tokenizer cannot be loaded: {reason}") from error
-    if not tokenizer.is_fast:
-        raise StartupError(f"--model {folder}: there is no tokenizer.json")
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    except Exception as error:  # the only kind that the Rust library raises
+        raise StartupError(f"--model {folder}: {TOKENIZER_FILE} cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
 
 
-def _decoder_of(backend: Any) -> dict[str, Any]:
-    if backend.decoder is None:
+def _decoder_of(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+    if tokenizer.decoder is None:
         return {"type": "none"}
-    decoder: dict[str, Any] = json.loads(backend.decoder.__getstate__())
+    decoder: dict[str, Any] = json.loads(tokenizer.decoder.__getstate__())
     return decoder
 
 
-def _template_of(tokenizer: Any, override: str | None) -> ChatTemplate | None:
+def _template(folder: Path, override: str | None) -> ChatTemplate | None:
+    config = _config(folder)
     special_tokens = {
-        name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+        name: token["content"] if isinstance(token, dict) else token
+        for name, token in config.items()
+        if name.endswith("_token") and isinstance(token, str | dict)
     }
     if override is not None:
         return ChatTemplate.read(override, special_tokens)
-    source = tokenizer.chat_template
-    if isinstance(source, dict):
-        source = source.get("default")
+    if (folder / TEMPLATE_FILE).is_file():
+        return ChatTemplate.read(str(folder / TEMPLATE_FILE), special_tokens)
+    source = config.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        source = next((one["template"] for one in source if one["name"] == "default"), None)
     return None if source is None else ChatTemplate(source, special_tokens)
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise StartupError(f"{path}: {error}") from error
+    if not isinstance(config, dict):
+        raise StartupError(f"{path}: not a JSON object")
+    return config

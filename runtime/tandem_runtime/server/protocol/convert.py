@@ -28,8 +28,8 @@ def to_engine_requests(
     """One engine request per choice of one prompt; `seed` is for requests that name none and
     `prompt_param` the field that the prompt came in.
 
-    Choice i samples with seed + i. Only the first choice carries the tickets: a ticket is honoured
-    once, and the other choices find the prompt in the prefix cache.
+    Choice i samples with seed + i. The first choice computes the prompt and carries the tickets
+    (each is honoured once); the others come after it and find the prompt in the prefix cache.
     Raises `RequestError` for ids outside the vocabulary, and `PromptTooLongError`.
     """
     check_token_ids(prompt_token_ids, info, param=prompt_param)
@@ -62,6 +62,7 @@ def to_engine_requests(
             ),
             deadline_s=deadline_s,
             tickets=list(tickets) if index == 0 else [],
+            after="" if index == 0 else f"{request_id}-0",
             cache_salt=request.cache_salt or "",
             priority=request.priority,
         )

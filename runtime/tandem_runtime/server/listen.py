@@ -1,0 +1,38 @@
+"""Listening sockets of a pod. They are bound before the model loads, so that a busy port is known at once."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from tandem_runtime.core.errors import StartupError
+
+BACKLOG = 1024
+
+
+def bind(host: str, port: int, *, flag: str) -> socket.socket:
+    """Binds without listening yet. Raises `StartupError` that names `flag`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StartupError(f"--host {host}: {error.strerror or error}") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise StartupError(f"{flag} {port}: cannot listen on {host}: {error.strerror or error}") from error
+    return bound
+
+
+async def listen(app: web.Application, bound: socket.socket, stack: AsyncExitStack) -> None:
+    """Until `stack` is closed. Handlers are cancelled when their client goes away, which aborts the engine's work."""
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, bound, backlog=BACKLOG).start()
