@@ -18,7 +18,7 @@ STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
 class TerminalView:
     """Shows one live row for each process inside `starting()` on a terminal, plain lines elsewhere and after.
 
-    `echo`: print the processes' lines, each with its name. `log_dir`: also append them to NAME.log there.
+    `echo`: print the processes' lines, each with its name. `log_dir`: also write them to NAME.log there.
     """
 
     def __init__(self, console: Console, names: list[str], *, echo: bool, log_dir: Path | None) -> None:
@@ -27,7 +27,7 @@ class TerminalView:
         self._rows_suffice = console.is_terminal and not echo
         self._width = max(map(len, names))
         self._styles = {name: STYLES[index % len(STYLES)] for index, name in enumerate(names)}
-        self._files = {name: (log_dir / f"{name}.log").open("a") for name in names} if log_dir else {}
+        self._files = {name: (log_dir / f"{name}.log").open("w") for name in names} if log_dir else {}
         self._progress = Progress(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.fields[program]:<" + str(self._width) + "}"),
