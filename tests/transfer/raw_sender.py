@@ -18,7 +18,7 @@ class RawSender:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
 
     def hello(self, job_id: str, shape: KVLayout, **changes: Any) -> None:
-        fields = {
+        fields: dict[str, Any] = {
             "job_id": job_id,
             "data_token": TOKEN,
             "sender_rank": 0,

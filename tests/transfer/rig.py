@@ -163,8 +163,10 @@ class Rig:
             assert not zone[sink_pages].any()
 
     def stop(self) -> None:
-        for end in [*self.senders, *self.receivers]:
-            end.stop()
+        for sender in self.senders:
+            sender.stop()
+        for receiver in self.receivers:
+            receiver.stop()
         self.sent.drain()
         self.received.drain()
         assert all(sink.open_views == 0 for sink in self.sinks)

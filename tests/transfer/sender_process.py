@@ -1,4 +1,4 @@
-"""A sender in its own process. Prints `ready`, takes lines `open`, `send FIRST COUNT`, `finish`, prints reports as JSON.
+"""A sender in its own process: prints `ready`, takes `open`, `send FIRST COUNT`, `finish`, prints reports as JSON.
 
 python -m transfer.sender_process PORT JOB_ID SLOTS_JSON
 """

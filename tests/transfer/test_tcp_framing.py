@@ -20,7 +20,7 @@ BIG = layout(heads=1, head_dim=20_000)
 SMALL = layout(heads=1)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(
     shape_and_cuts=st.one_of(
         st.tuples(st.just(SMALL), st.lists(st.integers(1, 2000), min_size=1)),

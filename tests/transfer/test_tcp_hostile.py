@@ -118,6 +118,16 @@ def test_a_sender_of_the_job_that_does_not_fit_fails_it(
     assert verdict.failure is failure
 
 
+def repeat_a_slot(raw: RawSender) -> None:
+    raw.fragment(0, 5, 0, b"a" * PAGE)
+    raw.fragment(0, 5, 0, b"b" * PAGE)
+
+
+def lie_about_the_checksum(raw: RawSender) -> None:
+    raw.header(0, 5, 0, PAGE)
+    raw.sock.sendall(b"a" * PAGE + bytes(8))
+
+
 FRAMES: dict[str, tuple[Callable[[RawSender], None], Failure, str]] = {
     "slot out of range": (lambda raw: raw.header(2, 5, 0, PAGE), Failure.PROTOCOL, "slot 2 of 2"),
     "old generation": (lambda raw: raw.header(0, 4, 0, PAGE), Failure.GENERATION, "slot 0 is generation 5, sent 4"),
@@ -125,17 +135,9 @@ FRAMES: dict[str, tuple[Callable[[RawSender], None], Failure, str]] = {
     "undersize": (lambda raw: raw.header(0, 5, 0, 0), Failure.PROTOCOL, "0 bytes at 0"),
     "shifted": (lambda raw: raw.header(0, 5, 1, PAGE), Failure.PROTOCOL, f"{PAGE} bytes at 1"),
     "huge": (lambda raw: raw.header(0, 5, 0, 2**64 - 1), Failure.PROTOCOL, f"{2**64 - 1} bytes"),
-    "not a frame": (lambda raw: raw.sock.sendall(b"\0" * 64), Failure.PROTOCOL, "unknown kind"),
-    "repeated": (
-        lambda raw: (raw.fragment(0, 5, 0, b"a" * PAGE), raw.fragment(0, 5, 0, b"b" * PAGE))[0],
-        Failure.PROTOCOL,
-        "slot 0 sent twice",
-    ),
-    "wrong checksum": (
-        lambda raw: (raw.header(0, 5, 0, PAGE), raw.sock.sendall(b"a" * PAGE + bytes(8)))[0],
-        Failure.CHECKSUM,
-        "slot 0: sent 0000000000000000",
-    ),
+    "not a frame": (lambda raw: raw.sock.sendall(bytes(64)), Failure.PROTOCOL, "unknown kind"),
+    "repeated": (repeat_a_slot, Failure.PROTOCOL, "slot 0 sent twice"),
+    "wrong checksum": (lie_about_the_checksum, Failure.CHECKSUM, "slot 0: sent 0000000000000000"),
 }
 
 

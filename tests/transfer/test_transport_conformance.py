@@ -63,7 +63,7 @@ def test_jobs_interleave(make_rig: MakeRig) -> None:
         rig.send("b", index, [index + 4])
     for job in "ab":
         rig.finish(job)
-        assert all(report.ok for report in rig.receive_reports(job) + rig.send_reports(job))  # type: ignore[operator]
+        assert all(report.ok for report in rig.receive_reports(job) + rig.send_reports(job))
     rig.assert_moved([(page, page) for page in range(8)])
 
 

@@ -118,12 +118,12 @@ class IncomingJob:
         return stream
 
     def report(self, fault: TransferFault | None) -> ReceiveReport:
-        streams = self.streams.values()
+        streams, slots = self.streams.values(), range(len(self.job.slots))
         return ReceiveReport(
             job_id=self.job.job_id,
             ok=fault is None,
             error=fault.failure if fault else None,
             detail=fault.detail if fault else "",
-            pages=sum(all(stream.holds(i) for stream in streams) for i in range(len(self.job.slots))),
+            pages=sum(all(stream.holds(slot) for stream in streams) for slot in slots) if fault else len(slots),
             bytes=sum(stream.verified * stream.length for stream in streams),
         )

@@ -80,9 +80,9 @@ class SendReport(msgspec.Struct, frozen=True, kw_only=True):
     error: Failure | None = None
     detail: str = ""
     pages: int = 0
-    """Slots sent; all of the job's when `ok`."""
+    """Queued by the owner; all of the job's when `ok`."""
     bytes: int = 0
-    """Payload bytes handed to the network by this rank."""
+    """Payload that this rank handed to the network, to all receiver ranks together."""
 
 
 OnReceive = Callable[[ReceiveReport], None]

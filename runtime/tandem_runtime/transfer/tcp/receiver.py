@@ -84,13 +84,13 @@ class TcpReceiver:
         self._loop.watch(sock, selectors.EVENT_READ, lambda mask: self._on_readable(connection))
 
     def _on_readable(self, connection: _Connection) -> None:
-        connection.quiet_ticks = 0
         try:
             if connection.reader is None:
                 hello = connection.receive_hello()
                 if hello is None:
                     return
                 self._introduce(connection, hello)
+            connection.quiet_ticks = 0  # not for strangers: a trickle of bytes buys them no time
             connection.receive_pages()
         except TransferFault as fault:
             self._drop(connection, fault)

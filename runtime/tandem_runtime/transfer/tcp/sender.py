@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 _RESOLVER_THREADS = 4
 """Name look-ups block; a slow one must not hold up the loop."""
-Address = tuple[int, Any]
-"""(address family, socket address)"""
 
 
 class TcpSender:
@@ -184,7 +182,7 @@ class TcpSender:
                 ok=job.fault is None,
                 error=job.fault.failure if job.fault else None,
                 detail=job.fault.detail if job.fault else "",
-                pages=len(job.queue) if job.fault is None else 0,
+                pages=len(job.queue),
                 bytes=sum(channel.writer.payload_bytes for channel in job.channels),
             )
         )
@@ -228,7 +226,8 @@ class _Channel:
         self.name = name
         self.port = port
         self.writer = writer
-        self.addresses: list[Address] = []
+        self.addresses: list[tuple[int, Any]] = []
+        """(family, address) still to be tried."""
         self.sock: socket.socket | None = None
         self.connected = False
         self.broken = False

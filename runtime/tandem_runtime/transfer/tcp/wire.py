@@ -29,10 +29,10 @@ PREAMBLE_BYTES = _PREAMBLE.size
 HEADER_BYTES = _HEADER.size
 CHECKSUM_BYTES = _CHECKSUM.size
 
-SLICE_BYTES = 256 << 10
+SLICE_BYTES = 512 << 10
 """Bytes hashed and moved at a time: small enough that the checksum reads them from the cache, big enough that Python's
 share of the time is small."""
-TURN_BYTES = 8 * SLICE_BYTES
+TURN_BYTES = 4 * SLICE_BYTES
 """A connection yields to the others after this many."""
 
 HEARTBEAT = _HEADER.pack(_BEAT, 0, 0, 0, 0)
