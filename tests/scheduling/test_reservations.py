@@ -169,3 +169,56 @@ def test_filled_sequences_that_lack_a_last_page_do_not_block_one_another() -> No
     fleet.drain()
     assert fleet.ended == {"x": "length", "y": "length"}
     assert fleet.scheduler.counters.preemptions == 1
+
+
+def fleet_with_a_holder() -> Fleet:
+    """ "x" pins 4 of 10 pages and needs 4 more; nothing runs."""
+    fleet = Fleet(config(num_pages=10, max_model_len=40))
+    fleet.add(make("a", [1] * 18, max_tokens=1))
+    fleet.drain()
+    fleet.add(make("x", [1] * 31, mode="remote", arrival=2.0))
+    fleet.hold("x")
+    assert fleet.held["x"] == 16
+    return fleet
+
+
+def test_a_holder_goes_first_when_a_more_urgent_sequence_could_not_run_beside_its_pins() -> None:
+    """Each would wait for the other: the urgent one for the pinned pages, the holder for what it must leave free."""
+    fleet = fleet_with_a_holder()
+    fleet.add(make("urgent", [2] * 30, arrival=1.0))
+    assert fleet.schedule() is None
+    assert fleet.reserve("x")
+    fleet.fill("x")
+    fleet.drain()
+    assert fleet.ended["urgent"] == "length"
+
+
+def test_a_holder_goes_first_when_a_more_urgent_reservation_could_not_stand_beside_its_pins() -> None:
+    fleet = fleet_with_a_holder()
+    fleet.add(make("urgent", [2] * 35, mode="remote", arrival=1.0))
+    assert not fleet.reserve("urgent")
+    assert fleet.reserve("x")
+    fleet.fill("x")
+    fleet.drain()
+    assert fleet.ended["urgent"] == "length"
+
+
+def test_nothing_more_is_pinned_while_a_more_urgent_sequence_lacks_pages() -> None:
+    fleet = fleet_with_a_holder()
+    fleet.add(make("local", [2] * 30, arrival=1.0))
+    assert fleet.schedule() is None
+    fleet.add(make("y", [1] * 31, mode="remote", arrival=3.0))
+    fleet.abort("x")
+    fleet.hold("y")
+    assert fleet.held["y"] == 0
+    fleet.drain()
+
+
+def test_nothing_more_is_pinned_while_a_more_urgent_reservation_is_refused() -> None:
+    fleet = fleet_with_a_holder()
+    fleet.add(make("remote", [2] * 35, mode="remote", arrival=1.0))
+    assert not fleet.reserve("remote")
+    fleet.add(make("y", [1] * 31, mode="remote", arrival=3.0))
+    fleet.hold("y")
+    assert fleet.held["y"] == 0
+    fleet.drain()

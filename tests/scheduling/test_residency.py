@@ -102,3 +102,37 @@ def test_a_stream_of_small_requests_does_not_starve_a_big_one() -> None:
             waited += 1
     assert waited < 80
     assert fleet.ended["big"] == "length"
+
+
+def test_a_filled_sequence_gives_its_pages_up_before_a_more_urgent_one_that_runs() -> None:
+    fleet = Fleet(config(num_pages=6, max_num_seqs=1, enable_prefix_caching=False))
+    fleet.add(make("running", [1] * 7, max_tokens=14))
+    fleet.step()
+    fleet.add(make("filled", [2] * 9, mode="remote", arrival=1.0))
+    assert fleet.reserve("filled")
+    fleet.fill("filled")
+    while "running" not in fleet.ended:
+        assert fleet.step()
+    assert len(fleet.executed_starts("running")) == 1, "never preempted"
+    fleet.drain()
+    assert fleet.ended["filled"] == "length"
+    assert fleet.scheduler.counters.preemptions == 1
+
+
+def test_pages_of_a_prefill_job_are_never_taken() -> None:
+    """They may be on the wire; a decode pod would get another sequence's KV under a right checksum."""
+    fleet = Fleet(config(num_pages=12, max_num_batched_tokens=4, enable_prefix_caching=False))
+    fleet.add(make("local", [1] * 7, max_tokens=20))
+    while len(fleet.outputs["local"]) < 1:
+        fleet.step()
+    fleet.add(make("job", [2] * 34, mode="prefill_only", arrival=1.0))
+    fleet.scheduler.open_gate("job")
+    fleet.step()
+    assert "job" in fleet.in_state("running")
+    table = fleet.scheduler.page_table("job")
+    while "job" not in fleet.computed:
+        assert fleet.step()
+        assert fleet.scheduler.page_table("job") == table
+    assert fleet.scheduler.counters.preemptions > 0
+    fleet.drain()
+    assert fleet.ended == {"job": "sent", "local": "length"}

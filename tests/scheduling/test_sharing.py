@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 from scheduling.fleet import Fleet, config, make
+from tandem_runtime.scheduling.memory import KVMemory
+from tandem_runtime.scheduling.sequence import State
+from tandem_runtime.scheduling.sharing import find_shared_prefill
 
 PROMPT = list(range(41))
 
@@ -59,3 +62,15 @@ def test_when_the_leader_is_aborted_the_next_one_leads() -> None:
     # What "a" committed is cached: 16 tokens.
     assert computed_tokens(fleet) == (41 - 16) + 1
     assert fleet.ended == {"a": "aborted", "b": "length", "c": "length"}
+
+
+def test_a_leader_that_is_past_the_pages_is_not_waited_for() -> None:
+    """It has computed them, yet they are not cached (evicted under another page's label): they will never appear."""
+    memory = KVMemory(num_pages=20, page_size=4, cache_root=b"", enable_prefix_caching=True)
+    leader, seq = make("a", PROMPT), make("b", PROMPT)
+    for each in (leader, seq):
+        each.chain = memory.chain("")
+    leader.state = State.RUNNING
+    assert find_shared_prefill(seq, 0, [leader], memory) is not None
+    leader.computed_tokens = 4
+    assert find_shared_prefill(seq, 0, [leader], memory) is None

@@ -127,19 +127,17 @@ class Scheduler:
     def _commit_row(self, row: Row, result: StepResult, index: int, position: int) -> list[SequenceUpdate]:
         """`index` is the row's in the plan, `position` its sample's in the result."""
         seq, chunk, tenure = row
-        still_resident = tenure == seq.tenure
-        if still_resident:
+        if tenure == seq.tenure:
             seq.computed_tokens = chunk.start + chunk.num_tokens
             if seq.prompt_logprobs is not None and index in result.prompt_logprobs:
                 seq.prompt_logprobs[chunk.start :] = result.prompt_logprobs[index]
+            self._memory.register(seq)
         update = _update(seq)
         if chunk.sample:
             # Even if it was preempted meanwhile: the token was sampled from the right KV.
             self._tally.generation_tokens += 1
             seq.in_flight_samples -= 1
             _take_sample(update, seq, result, position)
-        if still_resident:
-            self._memory.register(seq)
         if update.finish_reason is not None:
             self._end(seq)
         elif seq.mode == "prefill_only" and seq.computed_tokens == seq.resident_tokens:
