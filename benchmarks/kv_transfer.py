@@ -2,7 +2,8 @@
 
     python benchmarks/kv_transfer.py [--mib 256] [--rounds 7]
 
-Prints GB/s (median and best), the ratio to plain sockets of the same run, and how much the receiving process grew.
+Prints GB/s (median and best), the ratio of medians to plain sockets of the same run, the receiver's CPU time (steadier
+than GB/s on a busy machine) and how much the receiving process grew.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import queue
 import socket
 import statistics
 import time
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import psutil
 from tandem_runtime.core.kv import KVLayout
@@ -26,6 +28,10 @@ SHAPES = {
     "SmolLM2-135M": KVLayout(num_layers=30, num_kv_heads=3, head_dim=64, page_size=16, dtype="bfloat16"),
     "Qwen3-32B": KVLayout(num_layers=64, num_kv_heads=8, head_dim=128, page_size=16, dtype="bfloat16"),
 }
+Pipe = Any
+"""`Connection` has different type parameters on different Pythons."""
+Receive = Callable[[Pipe, PageMemory, int], Iterator[float]]
+Send = Callable[[Pipe, KVLayout, int, int], None]
 CHUNK_PAGES = 16
 """Pages queued at once, as a prefill chunk would."""
 
@@ -35,7 +41,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    print(f"{'':24}{'median GB/s':>12}{'best GB/s':>12}{'of sockets':>12}{'RSS growth':>12}")
+    print(f"{'':24}{'median GB/s':>12}{'best GB/s':>12}{'of sockets':>12}{'CPU s/GB':>12}{'RSS growth':>12}")
     for name, layout in SHAPES.items():
         pages = (args.mib << 20) // layout.page_bytes
         plain = measure(receive_plain, send_plain, layout, pages, args.rounds)
@@ -43,23 +49,43 @@ def main() -> None:
         report(f"{name} transfer", measure(receive_pages, send_pages, layout, pages, args.rounds), plain)
 
 
-def report(name: str, measured: tuple[list[float], int], plain: tuple[list[float], int]) -> None:
-    rates, growth = measured
-    median, best = statistics.median(rates), max(rates)
-    ratio = median / statistics.median(plain[0])
-    print(f"{name:24}{median:12.2f}{best:12.2f}{ratio:12.2f}{growth / 2**20:8.1f} MiB")
+class Measured(NamedTuple):
+    rates: list[float]
+    """GB/s of each round."""
+    cpu: float
+    """The receiver's seconds per GB, user and system."""
+    growth: int
+    """Of the receiver's resident memory over the rounds, bytes."""
 
 
-def measure(receive, send, layout: KVLayout, pages: int, rounds: int) -> tuple[list[float], int]:  # type: ignore[no-untyped-def]
-    """GB/s of each round but the first, and the receiver's growth over them in bytes."""
+def report(name: str, measured: Measured, plain: Measured) -> None:
+    median = statistics.median(measured.rates)
+    ratio = median / statistics.median(plain.rates)
+    growth = f"{measured.growth / 2**20:.1f} MiB"
+    print(f"{name:24}{median:12.2f}{max(measured.rates):12.2f}{ratio:12.2f}{measured.cpu:12.2f}{growth:>12}")
+
+
+def measure(receive: Receive, send: Send, layout: KVLayout, pages: int, rounds: int) -> Measured:
+    """`rounds` transfers of `pages` pages from a new process, after one to warm up."""
     context = mp.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=send, args=(there, layout, pages, rounds), daemon=True)
+    process = context.Process(target=send, args=(there, layout, pages, rounds + 1), daemon=True)
     process.start()
     memory = PageMemory(touched(layout, pages), layout, rank=0)
-    rates, growth = receive(here, memory, rounds)
+    seconds: list[float] = []
+    usage: list[tuple[float, int]] = []
+    for elapsed in receive(here, memory, rounds + 1):
+        times = psutil.Process().cpu_times()
+        usage.append((times.user + times.system, psutil.Process().memory_info().rss))
+        seconds.append(elapsed)
     process.join()
-    return rates, growth
+    gigabytes = pages * layout.page_bytes / 1e9
+    (cpu_before, rss_before), (cpu_after, rss_after) = usage[0], usage[-1]
+    return Measured(
+        rates=[gigabytes / elapsed for elapsed in seconds[1:]],
+        cpu=(cpu_after - cpu_before) / (rounds * gigabytes),
+        growth=rss_after - rss_before,
+    )
 
 
 def touched(layout: KVLayout, pages: int) -> memoryview:
@@ -70,30 +96,28 @@ def touched(layout: KVLayout, pages: int) -> memoryview:
     return buffer
 
 
-def receive_pages(pipe: Connection, memory: PageMemory, rounds: int) -> tuple[list[float], int]:
+def receive_pages(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]:
+    """Yields the seconds of each round."""
     reports: queue.SimpleQueue[ReceiveReport] = queue.SimpleQueue()
     receiver = TcpReceiver(memory, reports.put, host="127.0.0.1")
     slots = [(page, 1) for page in range(memory.num_pages)]
-    rates, rss = [], [0]
-    for number in range(rounds + 1):
+    for number in range(rounds):
         receiver.open(ReceiveJob(job_id=f"{number}", data_token="token", sender_tp=1, slots=slots))
         pipe.recv()
         start = time.perf_counter()
         pipe.send(receiver.port)
         done = reports.get()
         assert done.ok, done
-        rates.append(done.bytes / (time.perf_counter() - start) / 1e9)
-        rss.append(psutil.Process().memory_info().rss)
+        yield time.perf_counter() - start
     receiver.stop()
-    return rates[1:], rss[-1] - rss[1]
 
 
-def send_pages(pipe: Connection, layout: KVLayout, pages: int, rounds: int) -> None:
+def send_pages(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
     memory = PageMemory(touched(layout, pages), layout, rank=0)
     reports: queue.SimpleQueue[SendReport] = queue.SimpleQueue()
     sender = TcpSender(memory, reports.put)
     slots = [(page, 1) for page in range(pages)]
-    for number in range(rounds + 1):
+    for number in range(rounds):
         pipe.send("ready")
         port = pipe.recv()
         job = f"{number}"
@@ -101,32 +125,30 @@ def send_pages(pipe: Connection, layout: KVLayout, pages: int, rounds: int) -> N
         for first in range(0, pages, CHUNK_PAGES):
             sender.send(job, first, list(range(first, min(pages, first + CHUNK_PAGES))))
         sender.finish(job)
-        assert reports.get().ok
+        done = reports.get()
+        assert done.ok, done
     sender.stop()
 
 
-def receive_plain(pipe: Connection, memory: PageMemory, rounds: int) -> tuple[list[float], int]:
+def receive_plain(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]:
     heads = range(memory.layout.num_kv_heads)
-    rates, rss = [], [0]
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        for _ in range(rounds + 1):
+        for _ in range(rounds):
             pipe.recv()
             start = time.perf_counter()
             pipe.send(listener.getsockname()[1])
             connection, _ = listener.accept()
-            for page in range(memory.num_pages):
-                view = memory.incoming(page, heads)
-                while view:
-                    view = view[connection.recv_into(view) :]
-            rates.append(memory.num_pages * memory.layout.page_bytes / (time.perf_counter() - start) / 1e9)
-            rss.append(psutil.Process().memory_info().rss)
-            connection.close()
-    return rates[1:], rss[-1] - rss[1]
+            with connection:
+                for page in range(memory.num_pages):
+                    view = memory.incoming(page, heads)
+                    while view:
+                        view = view[connection.recv_into(view) :]
+            yield time.perf_counter() - start
 
 
-def send_plain(pipe: Connection, layout: KVLayout, pages: int, rounds: int) -> None:
+def send_plain(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
     memory = PageMemory(touched(layout, pages), layout, rank=0)
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         pipe.send("ready")
         with socket.create_connection(("127.0.0.1", pipe.recv())) as connection:
             for page in range(pages):

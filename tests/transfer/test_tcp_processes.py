@@ -20,7 +20,7 @@ from transfer.rig import Rig, WatchedMemory
 
 MakeRig = Callable[..., Rig]
 SLOTS = [(page, 1) for page in range(4)]
-STALL_S = 0.5
+STALL_S = 1.0
 
 
 class SenderProcess:
@@ -118,7 +118,7 @@ def test_a_sender_that_waits_for_its_next_chunk_is_not_stalled(make_tcp_rig: Mak
     rig = make_tcp_rig(stall_timeout_s=STALL_S)
     rig.open("job", [(0, 1), (1, 1)])
     rig.send("job", 0, [0])
-    assert rig.received.silent_for(3 * STALL_S)
+    assert rig.received.silent_for(2 * STALL_S)
     rig.send("job", 1, [1])
     rig.finish("job")
     assert rig.received.wait("job").ok
