@@ -9,7 +9,7 @@ from tandem_fetch.errors import UnsafeKey
 
 CONTROL_FOLDER = ".tandem"
 """Lock, manifest and partial files live here, inside the destination."""
-_REMEDY = "rename or remove the object, or leave it out with --exclude"
+_REMEDY = "rename or remove the object"
 
 
 def relative_path(key: str, prefix: str) -> str:

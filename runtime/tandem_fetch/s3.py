@@ -21,7 +21,7 @@ from tandem_fetch.source import ReadInto, RemoteFile
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
-STREAM_LIMIT = 256 * 2**20
+STREAM_LIMIT = 128 * 2**20
 """Upload parts up to this size are hashed while they stream in, each by one request."""
 _STORED: dict[Algorithm, str] = {"sha256": "ChecksumSHA256", "sha1": "ChecksumSHA1", "crc32": "ChecksumCRC32"}
 

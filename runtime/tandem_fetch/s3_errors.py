@@ -84,7 +84,7 @@ def _answer(error: boto.ClientError, location: Location, what: str) -> FetchErro
         )
     if code in ("PreconditionFailed", "412", "InvalidRange", "416", "NoSuchKey", "404"):
         return errors.SourceChanged(f"{status} {code}: {what} was replaced or deleted meanwhile", "fetch again")
-    if code in _OVERLOADED or status == 429 or status >= 500:
+    if code in _OVERLOADED or status == 429 or status in (500, 502, 503, 504):
         return errors.Unavailable(
             f"{status} {code} on {what}", "the store is overloaded or down; lower --parallelism or try later"
         )

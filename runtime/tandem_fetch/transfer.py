@@ -22,16 +22,24 @@ BUFFER_BYTES = 1024 * 1024
 
 @dataclass(slots=True)
 class _Job:
-    """One file on its way. `left` is guarded by the downloader's lock; whoever takes the last part publishes."""
+    """One file on its way; whoever takes its last part publishes it."""
 
     file: RemoteFile
     check: Check
-    partial: PartialFile
     parts: list[Part]
-    left: int = field(init=False)
+    staged: Path
+    identity: str
+    left: int
+    """Parts not taken yet; guarded by `lock`, as is `partial`."""
+    partial: PartialFile | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __post_init__(self) -> None:
-        self.left = len(self.parts)
+    def open(self) -> PartialFile:
+        """At the first part, so that a folder of thousands of files does not need as many descriptors."""
+        with self.lock:
+            if self.partial is None:
+                self.partial = PartialFile(self.staged, size=self.file.size, identity=self.identity)
+            return self.partial
 
 
 class Downloader:
@@ -71,48 +79,47 @@ class Downloader:
         jobs: list[_Job] = []
         with ThreadPoolExecutor(self._parallelism, thread_name_prefix="fetch") as pool:
             try:
-                for opened in [pool.submit(self._open, file) for file in files]:
-                    jobs.append(opened.result())
-                _all(pool.submit(self._take, job, part) for job in jobs for part in job.parts or [Part(0, 0)])
+                jobs += pool.map(self._plan, files)
+                _all(pool.submit(self._take, job, part) for job in jobs for part in job.parts)
             except BaseException:
                 self._retrier.stop.set()
                 pool.shutdown(cancel_futures=True)
                 raise
             finally:
                 for job in jobs:
-                    job.partial.close()
+                    if job.partial is not None:
+                        job.partial.close()
 
-    def _open(self, file: RemoteFile) -> _Job:
+    def _plan(self, file: RemoteFile) -> _Job:
         if self._use_checksums:
             check = self._retrier.call(lambda: self._source.find_check(file))
         else:
             check = SizeOnly("as --verify asks", segment=self._part_bytes)
-        parts = plan_parts(file.size, self._part_bytes, check.segment)
-        partial = PartialFile(
-            staged_path(self._staging, file), size=file.size, identity=f"{file.etag} {self._part_bytes} {check.segment}"
-        )
-        return _Job(file, check, partial, parts)
+        parts = plan_parts(file.size, self._part_bytes, check.segment) or [Part(0, 0)]
+        identity = f"{file.etag} {self._part_bytes} {check.segment}"
+        return _Job(file, check, parts, staged_path(self._staging, file), identity, left=len(parts))
 
     def _take(self, job: _Job, part: Part) -> None:
-        if part.length and not self._reuse(job, part):
-            self._fetch(job, part)
-        with self._lock:
+        partial = job.open()
+        if not self._reuse(job, partial, part):
+            self._fetch(job, partial, part)
+        with job.lock:
             job.left -= 1
-            last = job.left <= 0
+            last = job.left == 0
         if last:
-            self._publish(job)
+            self._publish(job, partial)
 
-    def _reuse(self, job: _Job, part: Part) -> bool:
-        known = job.partial.finished(part)
+    def _reuse(self, job: _Job, partial: PartialFile, part: Part) -> bool:
+        known = partial.finished(part)
         if known is None:
             return False
         segment = job.check.segment
-        if segment is not None and segment_md5s(job.partial.path, part.start, part.length, segment) != known:
+        if segment is not None and segment_md5s(partial.path, part.start, part.length, segment) != known:
             return False
         self._progress.reused(part.length)
         return True
 
-    def _fetch(self, job: _Job, part: Part) -> None:
+    def _fetch(self, job: _Job, partial: PartialFile, part: Part) -> None:
         hasher = SegmentHasher(job.check.segment)
         have = failures = 0
         while have < part.length:
@@ -120,14 +127,14 @@ class Downloader:
                 with self._source.open_range(job.file, part.start + have, part.length - have) as read:
                     while have < part.length:
                         data = self._read(read, part.length - have)
-                        job.partial.write(part.start + have, data)
+                        partial.write(part.start + have, data)
                         hasher.update(data)
                         have += len(data)
                         failures = 0
             except FetchError as error:
                 failures += 1
                 self._retrier.pause(error, failures)
-        job.partial.record(part, hasher.finish())
+        partial.record(part, hasher.finish())
 
     def _read(self, read: ReadInto, limit: int) -> memoryview:
         if self._retrier.stop.is_set():
@@ -146,16 +153,16 @@ class Downloader:
         view: memoryview = self._buffers.view
         return view
 
-    def _publish(self, job: _Job) -> None:
+    def _publish(self, job: _Job, partial: PartialFile) -> None:
         try:
-            verified = job.check.verify(job.partial.path, job.partial.segments(job.parts))
+            verified = job.check.verify(partial.path, partial.segments(job.parts))
         except Mismatch:
-            job.partial.discard()
+            partial.discard()
             raise Corrupt(
                 f"checksum of {job.file.path} differs from the source's",
                 "it is fetched again; if it stays so, upload the object again or use --verify=size",
             ) from None
-        job.partial.publish(self._folder / job.file.path)
+        partial.publish(self._folder / job.file.path)
         with self._lock:
             self._on_file(Entry(job.file.path, job.file.size, job.file.etag, verified))
         self._progress.file_done()
