@@ -131,9 +131,11 @@ class Rig:
         for receiver in self.receivers:
             receiver.open(job)
 
-    def open_senders(self, job_id: str, slots: list[tuple[int, int]], ports: list[int] | None = None) -> None:
+    def open_senders(
+        self, job_id: str, slots: list[tuple[int, int]], ports: list[int] | None = None, host: str = "127.0.0.1"
+    ) -> None:
         ports = ports or [receiver.port for receiver in self.receivers]
-        job = SendJob(job_id=job_id, data_token=TOKEN, host="127.0.0.1", data_ports=ports, slots=slots)
+        job = SendJob(job_id=job_id, data_token=TOKEN, host=host, data_ports=ports, slots=slots)
         for sender in self.senders:
             sender.open(job)
 

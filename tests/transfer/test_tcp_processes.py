@@ -154,6 +154,16 @@ def test_a_restarted_receiver_refuses_the_jobs_of_its_former_life(
     assert (zone == 0xEE).all()
 
 
+def test_every_address_of_a_name_is_tried(make_tcp_rig: MakeRig) -> None:
+    """`localhost` is ::1 first on many machines; the receiver listens on 127.0.0.1."""
+    rig = make_tcp_rig()
+    rig.open_receivers("job", [(0, 1)])
+    rig.open_senders("job", [(0, 1)], host="localhost")
+    rig.send("job", 0, [0])
+    rig.finish("job")
+    assert rig.sent.wait("job").ok
+
+
 def test_no_receiver_is_unreachable(make_tcp_rig: MakeRig) -> None:
     rig = make_tcp_rig()
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -75,7 +75,8 @@ class TcpReceiver:
         try:
             sock, _ = self._listener.accept()
         except OSError:
-            return  # the peer gave up, or descriptors ran out; the listener stays ready
+            self._loop.unwatch(self._listener)  # out of descriptors, perhaps: not again before the next tick
+            return
         wire.tune(sock, self._stall_timeout_s)
         connection = _Connection(sock)
         self._strangers[connection] = None
@@ -147,6 +148,7 @@ class TcpReceiver:
         connection.close(verdict)
 
     def _on_tick(self) -> None:
+        self._loop.watch(self._listener, selectors.EVENT_READ, self._on_accept)
         for connection in list(self._strangers):
             connection.quiet_ticks += 1
             if connection.quiet_ticks > self._stall_ticks:

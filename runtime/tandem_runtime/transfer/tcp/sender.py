@@ -120,7 +120,11 @@ class TcpSender:
             self._fail(job.id, TransferFault(Failure.UNREACHABLE, f"{channel.name} at {job.spec.host}: {why}"))
             return
         family, address = channel.addresses.pop(0)
-        channel.sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            channel.sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # no such address family here, or out of descriptors
+            self._connect(job, channel, str(error))
+            return
         wire.tune(channel.sock, self._stall_timeout_s)
         refused = channel.sock.connect_ex(address)
         if refused not in (0, errno.EINPROGRESS):
