@@ -27,8 +27,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 GENERATE_ROUTES = ("/v1/chat/completions", "/v1/completions")
 TEXT_ROUTES = ("/tokenize", "/detokenize")
-OPEN_ROUTES = frozenset({"/livez", "/readyz", "/openapi.json"})
-"""Answered without an API key."""
+PROBES = ("/livez", "/readyz")
+NO_KEY_ROUTES = (*PROBES, "/openapi.json")
+BODY_TIMEOUT_S = 60.0
+"""For a client to send its body; it holds a place among the requests in flight meanwhile."""
 CLIENT_CLOSED = 499
 """nginx's code, in metrics and logs only: the client left before the answer."""
 
@@ -110,9 +112,9 @@ class GatewayApp:
 
     @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in OPEN_ROUTES - {"/openapi.json"} or request.method == "OPTIONS":
+        if request.path in PROBES or request.method == "OPTIONS":
             return await handler(request)
-        if request.path not in OPEN_ROUTES:
+        if request.path not in NO_KEY_ROUTES:
             self._check_key(request)
         if self.draining:
             raise errors.ShuttingDown("The gateway is shutting down.")
@@ -167,7 +169,13 @@ class GatewayApp:
             raise errors.UnsupportedEncoding("The body must not be compressed.")
         if (request.content_length or 0) > self._max_body_bytes:
             raise errors.BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
-        return await request.read()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await request.read()
+        except TimeoutError as timeout:
+            raise errors.BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:g} seconds.") from timeout
+        except web.RequestPayloadError as broken:
+            raise errors.BadRequest(f"The body is broken: {broken}") from broken
 
     async def _models(self, request: web.Request) -> web.Response:
         data = [
@@ -210,7 +218,7 @@ class GatewayApp:
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
         self._metrics.requests.labels(route, status).inc()
-        if route in ("/livez", "/readyz"):
+        if route in PROBES:
             return
         self._metrics.seconds.observe(seconds)
         if trace.first_byte is not None:

@@ -67,6 +67,10 @@ class ModelNotFound(ApiError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
 
+class BodyTimeout(ApiError):
+    status, type, code = 408, "invalid_request_error", "body_timeout"
+
+
 class BodyTooLarge(ApiError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 

@@ -22,6 +22,8 @@ from tandem_gateway.routing import Ask, Strategy, choose, served_models
 log = logging.getLogger(__name__)
 
 MIN_POLL_TIMEOUT_S = 1.0
+OWN_DELAY_S = 0.1
+"""A timeout that comes later than this after its time says that the gateway was busy, not that the pod is frozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Fleet:
                 pod.endpoint = wanted[url]
             else:
                 self._remove(pod)
-        for url in wanted.keys() - known.keys():
+        for url in sorted(wanted.keys() - known.keys()):
             self._add(wanted[url])
 
     def _add(self, endpoint: Endpoint) -> None:
@@ -156,15 +158,19 @@ class Fleet:
 
     async def _poll(self, pod: Pod) -> None:
         mark = pod.poll_began()
-        timeout = aiohttp.ClientTimeout(total=max(MIN_POLL_TIMEOUT_S, 2 * self._status_interval))
+        timeout = max(MIN_POLL_TIMEOUT_S, 2 * self._status_interval)
+        due = asyncio.get_running_loop().time() + timeout
         try:
-            async with pod.session.get(pod.url.with_path(STATUS_PATH), timeout=timeout) as answer:
+            async with pod.session.get(
+                pod.url.with_path(STATUS_PATH), timeout=aiohttp.ClientTimeout(total=timeout)
+            ) as answer:
                 answer.raise_for_status()
                 pod.polled(msgspec.json.decode(await answer.read(), type=PodStatus), mark)
         except aiohttp.ClientConnectorError as error:
             pod.went_down(str(error))
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
-            pod.poll_failed(f"{type(error).__name__}: {error}")
+            if asyncio.get_running_loop().time() - due < OWN_DELAY_S:
+                pod.poll_failed(f"{type(error).__name__}: {error}")
 
     def _count_pods(self) -> None:
         counts = Counter((_role(pod), pod.state) for pod in self._pods.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -35,12 +36,8 @@ def run(flags: GatewayFlags) -> int:
     """The exit status; 1 when a file cannot be read or a port cannot be had."""
     logs.configure(flags.log_format, flags.log_level)
     _raise_file_limit()
-    try:
-        uvloop.run(_serve(flags))
-    except (OSError, ValueError) as error:
-        print(f"tandem gateway: {error}", file=sys.stderr)
-        return 1
-    return 0
+    _shorten_gc_pauses()
+    return uvloop.run(_serve(flags))
 
 
 class Gateway:
@@ -100,14 +97,19 @@ async def serving(flags: GatewayFlags, endpoints: Endpoints) -> AsyncIterator[Ga
             yield Gateway(app, proxy, api_port, metrics_port)
 
 
-async def _serve(flags: GatewayFlags) -> None:
-    loop = asyncio.get_running_loop()
+async def _serve(flags: GatewayFlags) -> int:
     stop = asyncio.Event()
-    async with serving(flags, _endpoints(flags)) as gateway:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            gateway = await stack.enter_async_context(serving(flags, _endpoints(flags)))
+        except (OSError, ValueError) as error:
+            print(f"tandem gateway: {error}", file=sys.stderr)
+            return 1
         await stop.wait()
         await gateway.drain(flags.drain_timeout)
+    return 0
 
 
 def _endpoints(flags: GatewayFlags) -> Endpoints:
@@ -135,3 +137,9 @@ def _raise_file_limit() -> None:
     wanted = hard if hard != resource.RLIM_INFINITY else 1 << 20
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _shorten_gc_pauses() -> None:
+    """A full collection over a thousand live streams stops them all for some 80 ms, and finds next to nothing."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)

@@ -1,4 +1,4 @@
-"""What the gateway reads of a request body: model, stream and the prompt. All else is the pod's to judge."""
+"""What the gateway reads of a request body: the model and the prompt. All else is the pod's to judge."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ _CANONICAL = orjson.OPT_SORT_KEYS
 class Prompt:
     model: str | None = None
     """None where the body names none, or not as a string."""
-    stream: bool = False
     blocks: list[int] = field(default_factory=list)
     """Chained hashes of the canonical prompt (see `prefix`)."""
     tokens: int = 0
@@ -40,7 +39,7 @@ def parse(route: str, body: bytes) -> Prompt:
     if not isinstance(model, str):
         model = None
     scope = f"{route}\0{model}".encode()
-    return Prompt(model, fields.get("stream") is True, block_hashes(scope, text), len(body) // BYTES_PER_TOKEN)
+    return Prompt(model, block_hashes(scope, text), len(body) // BYTES_PER_TOKEN)
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:

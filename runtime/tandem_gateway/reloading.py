@@ -28,18 +28,21 @@ class ReloadingFile(Generic[Value]):
         self._value = parse(self._path.read_text())
 
     def get(self) -> Value:
-        try:
-            identity = self._stat()
-            if identity != self._identity:
-                self._identity = identity
+        identity = self._stat()
+        if identity != self._identity:
+            self._identity = identity
+            try:
                 self._value = self._parse(self._path.read_text())
                 log.info("reloaded %s", self._path)
-        except (OSError, ValueError) as error:
-            log.warning("keeping the last content of %s: %s", self._path, error)
+            except (OSError, ValueError) as error:
+                log.warning("keeping the last content of %s: %s", self._path, error)
         return self._value
 
-    def _stat(self) -> tuple[int, int, int]:
-        stat = os.stat(self._path)
+    def _stat(self) -> tuple[int, int, int] | None:
+        try:
+            stat = os.stat(self._path)
+        except OSError:
+            return None
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 

@@ -59,6 +59,8 @@ class Seen:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    peer: object
+    """Address of the connection's other end."""
 
 
 @dataclass
@@ -110,7 +112,8 @@ class FakeEngine:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        self.seen.append(Seen(request.path_qs, request.headers, body))
+        assert request.transport is not None
+        self.seen.append(Seen(request.path_qs, request.headers, body, request.transport.get_extra_info("peername")))
         self.arrived.set()
         try:
             if self.hold is not None:

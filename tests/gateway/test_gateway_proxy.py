@@ -40,9 +40,10 @@ async def test_bodies_and_streams_pass_byte_for_byte() -> None:
 async def test_the_openai_client_streams_through_the_gateway() -> None:
     async with FakeEngine(words=3) as engine, gateway_before(engine) as client:
         async with openai.AsyncOpenAI(base_url=client.url + "/v1", api_key="none") as api:
-            messages = [{"role": "user", "content": "hi"}]
-            stream = await api.chat.completions.create(model="m", messages=messages, stream=True)  # type: ignore[call-overload]
-            text = "".join([chunk.choices[0].delta.content async for chunk in stream])
+            stream = await api.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": "hi"}], stream=True
+            )
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
             assert [model.id async for model in await api.models.list()] == ["m"]
     assert text == " w0 w1 w2"
 
@@ -124,8 +125,7 @@ async def test_a_pod_that_dies_before_the_first_byte_is_retried_elsewhere(stream
         async with gateway_before(dead, live, strategy="RoundRobin") as client:
             answers = [await client.chat(stream=stream) for _ in range(2)]
             assert [answer.status for answer in answers] == [200, 200]
-            assert len(dead.posts()) == 1
-            assert await client.metric('tandem_gateway_retries_total{reason="broken"}') == 1
+            assert len(dead.posts()) == await client.metric('tandem_gateway_retries_total{reason="broken"}') >= 1
 
 
 async def test_an_unreachable_pod_is_left_at_once() -> None:
@@ -236,16 +236,18 @@ async def _ready_pods(client: object, count: int) -> bool:
     return await client.metric(sample) == count  # type: ignore[attr-defined, no-any-return]
 
 
-async def test_a_slow_reader_does_not_hold_the_whole_answer_in_memory() -> None:
-    """Back-pressure: while the client does not read, the pod is not read either."""
-    words = 200_000
+async def test_connections_to_pods_are_kept_for_the_next_request() -> None:
+    async with FakeEngine() as engine, gateway_before(engine, status_interval=60.0) as client:
+        for stream in (False, True, False, True):
+            assert (await client.chat(stream=stream)).status == 200
+        assert len({seen.peer for seen in engine.seen}) == 1
+
+
+async def test_a_long_stream_arrives_whole_at_a_slow_reader() -> None:
+    words = 50_000
     async with FakeEngine(words=words) as engine, gateway_before(engine) as client:
         body = {"model": "m", "stream": True, "messages": []}
         async with aiohttp.ClientSession(read_bufsize=1024) as session:
             async with session.post(client.url + CHAT, json=body) as answer:
-                first = await answer.content.readany()
-                await asyncio.sleep(0)
-                total = len(first)
-                async for chunk in answer.content.iter_any():
-                    total += len(chunk)
-    assert total == len(stream_bytes(words))
+                received = b"".join([chunk async for chunk in answer.content.iter_any()])
+    assert received == stream_bytes(words)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from tandem_gateway.prompt import Prompt, parse
 CHAT = "/v1/chat/completions"
 
 
-def chat(*messages: dict[str, object], **fields: object) -> Prompt:
+def chat(*messages: Mapping[str, object], **fields: object) -> Prompt:
     return parse(CHAT, json.dumps({"model": "m", "messages": messages, **fields}).encode())
 
 
@@ -56,9 +57,9 @@ def test_spacing_and_key_order_do_not_matter_but_tools_and_model_do() -> None:
 
 @pytest.mark.parametrize("prompt", ["x" * 1000, ["x" * 1000], list(range(1000)), [list(range(1000))]])
 def test_every_kind_of_completion_prompt_has_blocks(prompt: object) -> None:
-    parsed = parse("/v1/completions", json.dumps({"model": "m", "prompt": prompt, "stream": True}).encode())
+    parsed = parse("/v1/completions", json.dumps({"model": "m", "prompt": prompt}).encode())
     assert len(parsed.blocks) >= 3
-    assert (parsed.model, parsed.stream) == ("m", True)
+    assert parsed.model == "m"
     assert parsed.tokens > 200
 
 
