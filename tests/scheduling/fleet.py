@@ -304,7 +304,7 @@ class Fleet:
             for request_id in self.in_state("remote"):
                 if self.reserve(request_id):
                     self.fill(request_id)
-            for request_id in list(self.computed):
+            for request_id in sorted(self.computed):
                 self.sent(request_id)
             self.step()
         assert not self.sequences, f"never ended: {[(s.request_id, s.state) for s in self.sequences.values()]}"

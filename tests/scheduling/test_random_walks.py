@@ -59,7 +59,7 @@ def test_everything_ends_and_nothing_leaks(modes: list[Mode], num_pages: int, ah
         for request_id in fleet.scheduler.near_head(30):
             if request_id in fleet.in_state("gated") and rng.random() < 0.9:
                 fleet.scheduler.open_gate(request_id)
-        for request_id in list(fleet.computed):
+        for request_id in sorted(fleet.computed):
             if rng.random() < 0.3:
                 fleet.sent(request_id)
         for request_id in list(fleet.quarantined):

@@ -62,6 +62,20 @@ def test_one_step_ahead_the_sampled_id_stays_on_the_device() -> None:
     assert fleet.ended == {"r": "length"}
 
 
+def test_plans_are_numbered_without_gaps() -> None:
+    """A fruitless `schedule` used to take a number: the next plan no longer named its predecessor as the one before."""
+    fleet = Fleet(config())
+    fleet.add(make("r", [1, 2, 3], max_tokens=1))
+    fleet.schedule()
+    assert fleet.schedule() is None
+    fleet.add(make("s", [4, 5, 6]))
+    plan = fleet.schedule()
+    assert plan is not None
+    assert plan.step == 2
+    fleet.commit()
+    fleet.drain()
+
+
 def test_a_row_planned_past_a_stop_token_is_ignored_and_its_pages_stay_until_its_commit() -> None:
     prompt = [1, 2, 3, 4, 5, 6, 7]
     fleet = Fleet(config(enable_prefix_caching=False))

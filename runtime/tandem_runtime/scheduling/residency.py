@@ -75,6 +75,8 @@ class Residency:
     def _admit_waiting(self, seq: Sequence, now: float) -> Literal["admitted", "shares", "blocked"]:
         if seq.shared_prefill is not None and seq.shared_prefill.pending:
             return "shares"
+        if seq.in_flight_samples > 0:
+            return "blocked"  # preempted just now: its newest token is not known before the next commit
         # A page for each running sequence to grow into, lest the newcomer is preempted at once.
         room = self._pool.available - len(self._roster.running) - self._reservations.set_aside(seq, now)
         if seq.pages_wanted > room:
@@ -96,7 +98,6 @@ class Residency:
         return "admitted"
 
     def _start(self, step: Step, seq: Sequence, now: float) -> None:
-        assert seq.in_flight_samples == 0
         if seq.admitted_at is None:
             seq.admitted_at = now
             self._tally.prompt_tokens += len(seq.prompt_token_ids)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 
 from tandem_runtime.core.errors import OverloadedError, PromptTooLongError
 from tandem_runtime.core.plan import StepPlan, StepResult
@@ -39,7 +38,7 @@ class Scheduler:
         self._in_flight = StepsInFlight(self._memory.pool)
         self._tally = Tally()
         self._residency = Residency(self._roster, self._memory, self._reservations, self._in_flight, self._tally)
-        self._step_numbers = count(1)
+        self._last_step = 0
         self._announced: set[str] = set()
         self._admission_updates: list[SequenceUpdate] = []
         self._now = 0.0
@@ -64,11 +63,11 @@ class Scheduler:
     def schedule(self, now: float) -> StepPlan | None:
         """The next step; None when nothing can run before a commit or an event from outside.
 
-        May be called with one plan uncommitted. `now` is in seconds, on the clock of `Sequence.arrival`.
+        May be called with one plan uncommitted. Plans are numbered without gaps. `now` is in seconds, on the clock of `Sequence.arrival`.
         """
         assert len(self._in_flight) < 2, "commit the oldest plan first"
         self._now = now
-        step = Step(next(self._step_numbers), self._config.max_num_batched_tokens)
+        step = Step(self._last_step + 1, self._config.max_num_batched_tokens)
         pages_were_short = self._plan_decodes(step)
         self._plan_prefills(step)
         if not pages_were_short:
@@ -76,6 +75,7 @@ class Scheduler:
             self._admission_updates += [_update(seq) for seq in admitted if seq.mode == "prefill_only"]
         if not step.rows:
             return None
+        self._last_step = step.number
         self._in_flight.add(step)
         return step.plan()
 
