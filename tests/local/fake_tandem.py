@@ -75,6 +75,7 @@ def main(command: str, argv: list[str]) -> None:
     flags = parse(kinds[command], argv)
     if isinstance(flags, ServeFlags):
         be_a_pod(Path(flags.model))
+    print("2026-01-01 00:00:00,000 INFO    fake [-] loading weights: 40% of 0.3 GiB")
     print(f"{command} listens on {flags.port}", flush=True)
     api = ThreadingHTTPServer((flags.host, flags.port), Handler)
     threading.Thread(target=api.serve_forever, daemon=True).start()

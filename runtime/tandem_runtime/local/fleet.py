@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 
 from tandem_runtime.local.child import Program
@@ -32,7 +33,9 @@ async def run_fleet(
         def on_signal() -> None:
             if stop.is_set():
                 fleet.kill()
-            stop.set()
+            else:
+                print("\nEnding; once more ends it at once.", file=sys.stderr, flush=True)
+                stop.set()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, on_signal)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from tandem_runtime.local.supervisor import State
 
+PERCENT = re.compile(r"\b(\d{1,2})%")
+LOG_PREFIX = re.compile(r"^[\d-]+ [\d:,]+ [A-Z]+ .*?\] ")
+"""Of the pods' text log: time, level, logger and request id."""
 STYLES = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
 
@@ -31,13 +36,14 @@ class TerminalView:
         self._progress = Progress(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.fields[program]:<" + str(self._width) + "}"),
+            BarColumn(bar_width=20),
             TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._rows: dict[str, TaskID] = {name: self._progress.add_task("", total=1, program=name) for name in names}
+        self._rows: dict[str, TaskID] = {name: self._progress.add_task("", total=100, program=name) for name in names}
 
     def __enter__(self) -> TerminalView:
         return self
@@ -57,12 +63,17 @@ class TerminalView:
             file.flush()
         if self._echo:
             self._print(name, text)
-        self._progress.update(self._rows[name], description=text[: max(20, self._console.width - self._width - 20)])
+        percent = PERCENT.search(text)
+        self._progress.update(
+            self._rows[name],
+            description=LOG_PREFIX.sub("", text),
+            completed=int(percent[1]) if percent else None,
+        )
 
     def state(self, name: str, state: State, detail: str = "") -> None:
         row = self._rows[name]
         if state == "ready":
-            self._progress.update(row, completed=1, description="ready")
+            self._progress.update(row, completed=100, description="ready")
         else:
             self._progress.reset(row, description=state)
         if state == "restarting" or not self._rows_suffice:
