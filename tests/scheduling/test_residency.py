@@ -40,6 +40,9 @@ def test_a_token_in_flight_survives_the_preemption_of_its_sequence() -> None:
         fleet.schedule()
         if fleet.scheduler.counters.preemptions == 0:
             fleet.commit()
+    if len(fleet.plans) < 2:
+        fleet.schedule()
+    # Not readmitted, however often asked, while its newest token is unknown.
     before = len(fleet.outputs["second"])
     assert fleet.in_state("waiting") == ["second"]
     while fleet.plans:

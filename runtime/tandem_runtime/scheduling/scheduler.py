@@ -63,7 +63,8 @@ class Scheduler:
     def schedule(self, now: float) -> StepPlan | None:
         """The next step; None when nothing can run before a commit or an event from outside.
 
-        May be called with one plan uncommitted. Plans are numbered without gaps. `now` is in seconds, on the clock of `Sequence.arrival`.
+        May be called with one plan uncommitted. Plans are numbered without gaps.
+        `now` is in seconds, on the clock of `Sequence.arrival`.
         """
         assert len(self._in_flight) < 2, "commit the oldest plan first"
         self._now = now
