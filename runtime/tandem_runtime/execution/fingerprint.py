@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 from tandem_contract.handoff import LayoutFingerprint
 
 from tandem_runtime.execution.safetensors_file import SafetensorsFile, weight_files
 from tandem_runtime.execution.settings import ExecutionConfig
+
+SAMPLES_PER_FILE = 16
+SAMPLE_BYTES = 4096
 
 
 def fingerprint(config: ExecutionConfig) -> LayoutFingerprint:
@@ -27,7 +32,10 @@ def fingerprint(config: ExecutionConfig) -> LayoutFingerprint:
 
 
 def _model_digest(config: ExecutionConfig) -> str:
-    """Over the model's shape and, in place of gigabytes of weights, each file's name, size and header."""
+    """Over the model's shape and, in place of gigabytes of weights, each file's name, size, header and samples.
+
+    The samples tell apart fine-tunes of one base model, whose files are alike in everything else.
+    """
     digest = hashlib.blake2b(digest_size=16)
     shape = asdict(config.model)
     # Compared on its own, so that a difference is named; and not the weights' business.
@@ -43,4 +51,15 @@ def _model_digest(config: ExecutionConfig) -> str:
         file = SafetensorsFile(path)
         file.close()
         digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.header)
+        for block in _samples(path):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def _samples(path: Path) -> Iterator[bytes]:
+    """Evenly spaced blocks of a file, its end included."""
+    last = max(0, path.stat().st_size - SAMPLE_BYTES)
+    with path.open("rb") as weights:
+        for index in range(SAMPLES_PER_FILE):
+            weights.seek(last * index // (SAMPLES_PER_FILE - 1))
+            yield weights.read(SAMPLE_BYTES)

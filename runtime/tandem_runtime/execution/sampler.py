@@ -48,11 +48,11 @@ class SampleRow:
 def sample(logits_RV: torch.Tensor, rows: list[SampleRow]) -> tuple[torch.Tensor, dict[int, TokenLogprobs]]:
     """int64 [R] on the logits' device, and the logprobs of rows that ask for them, by row."""
     if all(row.plain for row in rows):
-        return logits_RV.argmax(-1), {}
+        return _most_likely(logits_RV), {}
     logits_RV = logits_RV.float()
     for logits_V, row in zip(logits_RV, rows, strict=True):
         _shape_(logits_V, row)
-    ids_R = logits_RV.argmax(-1)
+    ids_R = _most_likely(logits_RV)
     drawn = [r for r, row in enumerate(rows) if not row.sampling.greedy]
     if drawn:
         ids_R[drawn] = _draw_rows(logits_RV[drawn], [rows[r] for r in drawn])
@@ -60,6 +60,11 @@ def sample(logits_RV: torch.Tensor, rows: list[SampleRow]) -> tuple[torch.Tensor
         if row.history is not None:
             row.history.add(ids_R[r : r + 1])
     return ids_R, _logprobs(logits_RV, ids_R, rows)
+
+
+def _most_likely(logits_RV: torch.Tensor) -> torch.Tensor:
+    # On the CPU `max` is vectorised for 16-bit floats and `argmax` is not: 0.2 ms against 9 ms for 8 x 49,152.
+    return logits_RV.max(-1).indices
 
 
 def _shape_(logits_V: torch.Tensor, row: SampleRow) -> None:

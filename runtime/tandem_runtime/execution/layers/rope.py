@@ -50,7 +50,7 @@ def _llama3(inv_freq: torch.Tensor, p: dict[str, Any]) -> torch.Tensor:
     original: float = p["original_max_position_embeddings"]
     factor: float = p["factor"]
     wavelength = 2 * math.pi / inv_freq
-    smooth = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0)
+    smooth: torch.Tensor = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0)
     return (1 - smooth) * inv_freq / factor + smooth * inv_freq
 
 

@@ -1,0 +1,51 @@
+"""Two ranks over gloo, in processes of their own, against one transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.reference import reference_logprobs, reference_model
+from support.step_driver import distribution
+from support.tiny_models import VOCAB_SIZE, Family
+from support.tp_ranks import execute_on_ranks
+from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan
+from tandem_runtime.core.sampling import SamplingParams
+
+PROMPT = [(11 * i * i + i) % 256 for i in range(19)]
+DECODE_STEPS = 4
+CASES: dict[str, tuple[Family, dict[str, Any]]] = {
+    "llama tied": ("llama", {}),
+    "qwen2 bias": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "qwen3_moe": ("qwen3_moe", {}),
+    "uneven vocabulary": ("llama", {"vocab_size": VOCAB_SIZE + 1}),
+    "attention and mlp bias": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "more ranks than KV heads": ("qwen3", {"num_key_value_heads": 1}),
+}
+
+
+def _plans(vocab_size: int) -> list[StepPlan]:
+    sampling = SamplingParams(max_tokens=99, temperature=0.0, logprobs=vocab_size)
+    start = SlotStart(1, PROMPT, [], [0, 1, 2], sampling)
+    first = Chunk(1, 0, 12, PROMPT[:12], [], False)
+    second = Chunk(1, 12, len(PROMPT) - 12, PROMPT[12:], [3, 4], True)
+    decodes = [Chunk(1, len(PROMPT) + i, 1, None, [5] if i == 1 else [], True) for i in range(DECODE_STEPS)]
+    plans = [StepPlan(1, [start], [first]), StepPlan(2, [], [second])]
+    return plans + [StepPlan(3 + i, [], [chunk]) for i, chunk in enumerate(decodes)]
+
+
+@pytest.mark.processes
+def test_two_ranks_match_one_reference(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    folders = {name: tiny(family, **overrides) for name, (family, overrides) in CASES.items()}
+    plans = {name: _plans(overrides.get("vocab_size", VOCAB_SIZE)) for name, (_, overrides) in CASES.items()}
+    results = execute_on_ranks([(folders[n], plans[n]) for n in CASES], world=2, tmp_path=tmp_path)
+    for name, (leader, follower) in zip(CASES, results, strict=True):
+        sampled = [result.token_ids[0] for result in leader[1:]]
+        assert sampled == [result.token_ids[0] for result in follower[1:]], name
+        expected = reference_logprobs(reference_model(folders[name]), PROMPT + sampled)
+        for i, result in enumerate(leader[1:]):
+            difference = (distribution(result) - expected[len(PROMPT) - 1 + i]).abs().max()
+            assert difference <= 1e-4, (name, i, difference)
