@@ -17,9 +17,11 @@ class Expired(Exception):
 
 
 class Deadline:
-    """`async with`: cancels the block when `stall` seconds pass without `touch`, or at `end`, or on `expire`.
+    """`async with`: cancels the block at `end`, `stall` seconds after the last `touch`, or on `expire`.
 
-    `touch` is called per chunk, so it moves the timer only when that is due by a noticeable part of `stall`.
+    Before the first `touch` silence is no stall: a prompt may queue for long, and an answer that is no stream
+    comes in one piece. `touch` is called per chunk, so it moves the timer only when a noticeable part of
+    `stall` has passed.
     """
 
     def __init__(self, *, end: float, stall: float) -> None:
@@ -28,8 +30,8 @@ class Deadline:
         self._end = end
         self._stall = stall
         self._slack = min(1.0, stall / 4)
-        self._armed_at = self._loop.time()
-        self._timeout = asyncio.timeout_at(min(end, self._armed_at + stall))
+        self._armed_at = float("-inf")
+        self._timeout = asyncio.timeout_at(end)
         self._error: ApiError | None = None
 
     def touch(self) -> None:

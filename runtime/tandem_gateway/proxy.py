@@ -103,10 +103,11 @@ class Proxy:
         return failure.answer
 
     def _pick(self, call: Call, tried: frozenset[str], failure: AttemptFailed | None) -> Picked | None:
-        picked = self._fleet.pick(call.prompt, wants_prefill=call.wants_prefill, exclude=tried)
-        if picked is None and failure is not None and failure.reason == "broken":
-            # A kept-alive connection that the pod had just closed: the same pod may well answer on a new one.
-            picked = self._fleet.pick(call.prompt, wants_prefill=call.wants_prefill)
+        wants_prefill = call.wants_prefill and self._tickets is not None
+        picked = self._fleet.pick(call.prompt, wants_prefill=wants_prefill, exclude=tried)
+        if picked is None and failure is not None and failure.reason in ("broken", "pod_down"):
+            # The pod had just closed a kept-alive connection, or restarted: it may well answer on a new one.
+            picked = self._fleet.pick(call.prompt, wants_prefill=wants_prefill)
         return picked
 
     def _nobody(self, prompt: Prompt) -> ApiError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import aiohttp
@@ -85,6 +86,13 @@ async def test_a_client_cannot_speak_our_headers(key_file: str) -> None:
         assert answer.headers[headers.PODS] == f"decode={decode.key}; prefill={prefill.key}"
         await client.post("/tokenize", json={"model": "m", "prompt": "x"}, headers=forged)
         assert headers.TICKET not in decode.seen[-1].headers
+
+
+async def test_without_ticket_keys_nobody_is_asked_to_prefill() -> None:
+    async with FakeEngine(status("p", "prefill")) as prefill, FakeEngine() as decode:
+        async with gateway_before(decode, prefill) as client:
+            assert (await client.chat()).headers[headers.PODS] == f"decode={decode.key}"
+            assert headers.TICKET not in decode.seen[-1].headers
 
 
 async def test_no_ticket_for_a_prefill_pod_of_another_layout(key_file: str) -> None:
@@ -184,8 +192,10 @@ async def test_a_silent_pod_runs_into_the_stall_timeout() -> None:
             answer = await client.chat(stream=True)
     assert b'"code":"timeout"' in answer.body
     async with FakeEngine(hold=asyncio.Event()) as engine:
-        async with gateway_before(engine, stall_timeout=0.2) as client:
+        async with gateway_before(engine, stall_timeout=0.1, request_timeout=0.4) as client:
+            began = time.monotonic()
             assert (await client.chat()).status == 504
+            assert time.monotonic() - began >= 0.4, "an answer that has not begun is no stalled one"
 
 
 async def test_a_long_stream_ends_at_the_request_timeout_not_before() -> None:

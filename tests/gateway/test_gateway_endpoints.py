@@ -1,0 +1,83 @@
+"""Pods that come and go while requests are under way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from gateway.eventually import eventually
+from gateway.fake_engine import FakeEngine, status, stream_bytes
+from gateway.harness import CHAT, Client, gateway_before
+from tandem_contract import headers
+from tandem_gateway.endpoints import Endpoint, Update
+
+
+class GivenEndpoints:
+    """The test says what there is."""
+
+    def __init__(self, *engines: FakeEngine) -> None:
+        self._first = engines
+
+    async def run(self, update: Update) -> None:
+        self._update = update
+        self.set(*self._first)
+        await asyncio.Event().wait()
+
+    def set(self, *engines: FakeEngine, leaving: tuple[FakeEngine, ...] = ()) -> None:
+        self._update(
+            frozenset(
+                [Endpoint(engine.url, "decode") for engine in engines]
+                + [Endpoint(engine.url, "decode", leaving=True) for engine in leaving]
+            )
+        )
+
+
+class BrokenEndpoints:
+    async def run(self, update: Update) -> None:
+        raise LookupError("no such thing")
+
+
+async def _pods(client: Client, state: str, count: int) -> None:
+    async def so() -> bool:
+        return await client.metric(f'tandem_gateway_pods{{role="decode",state="{state}"}}') == count
+
+    await eventually(so)
+
+
+@pytest.mark.parametrize("goes", ["leaving", "removed"])
+async def test_a_stream_outlives_its_pods_listing(goes: str) -> None:
+    held = FakeEngine(hold_after_first=asyncio.Event())
+    async with held, FakeEngine() as other:
+        endpoints = GivenEndpoints(held)
+        async with gateway_before(held, endpoints=endpoints) as client:
+            body = {"model": "m", "stream": True, "messages": []}
+            async with client.session.post(client.url + CHAT, json=body) as answer:
+                first = await answer.content.readany()
+                endpoints.set(other, leaving=(held,) if goes == "leaving" else ())
+                await _pods(client, "ready", 1)
+                for _ in range(3):
+                    assert (await client.chat()).headers[headers.PODS] == f"decode={other.key}"
+                assert held.hold_after_first is not None
+                held.hold_after_first.set()
+                assert first + await answer.read() == stream_bytes(held.words)
+            endpoints.set(other)
+            await _pods(client, "draining", 0)
+
+
+async def test_a_request_that_waits_at_a_removed_pod_goes_elsewhere() -> None:
+    async with FakeEngine(hold=asyncio.Event()) as held, FakeEngine(status("other")) as other:
+        endpoints = GivenEndpoints(held)
+        async with gateway_before(held, endpoints=endpoints) as client:
+            asking = asyncio.create_task(client.chat())
+            await held.arrived.wait()
+            endpoints.set(held, other)
+            await _pods(client, "ready", 2)
+            endpoints.set(other)
+            assert (await asking).headers[headers.PODS] == f"decode={other.key}"
+            await asyncio.wait_for(held.cancelled.wait(), 5)
+
+
+async def test_a_discovery_that_ends_is_loud(caplog: pytest.LogCaptureFixture) -> None:
+    async with gateway_before(endpoints=BrokenEndpoints()) as client:
+        assert (await client.chat()).status == 503
+    assert "endpoints are no longer followed" in caplog.text
