@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -30,8 +32,7 @@ def flags(tiny_folder: Path) -> ServeFlags:
     return ServeFlags(model=str(tiny_folder), role="decode", ticket_key_file="unused")
 
 
-@pytest.fixture
-async def server(flags: ServeFlags, tokenizer: Tokenizer) -> AsyncIterator[Server]:
+def new_server(flags: ServeFlags, tokenizer: Tokenizer) -> Server:
     engine = ScriptedEngine()
     pod = Pod(
         name="d-0",
@@ -42,11 +43,38 @@ async def server(flags: ServeFlags, tokenizer: Tokenizer) -> AsyncIterator[Serve
         started_at=1_700_000_000,
         loaded=LoadedModel(engine, tokenizer, splits_reasoning=True),
     )
-    running = Server(pod, engine, tokenizer)
-    running.say("Hello, world.")
-    await running.start()
-    yield running
-    await running.stop()
+    server = Server(pod, engine, tokenizer)
+    server.say("Hello, world.")
+    return server
+
+
+@pytest.fixture
+async def server(flags: ServeFlags, tokenizer: Tokenizer) -> AsyncIterator[Server]:
+    server = new_server(flags, tokenizer)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def server_in_thread(flags: ServeFlags, tokenizer: Tokenizer) -> Iterator[Server]:
+    """For blocking clients."""
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
+        server = thread.submit(new_server, flags, tokenizer).result()
+        stop = asyncio.Event()
+        started = Future[None]()
+
+        async def serve() -> None:
+            await server.start()
+            started.set_result(None)
+            await stop.wait()
+            await server.stop()
+
+        serving = thread.submit(runner.run, serve())
+        started.result(timeout=20)
+        yield server
+        runner.get_loop().call_soon_threadsafe(stop.set)
+        serving.result(timeout=20)
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import msgspec
 from tandem_contract.handoff import LayoutFingerprint, RequestTrace
-from tandem_runtime.core.errors import OverloadedError, RequestError, StartupError
+from tandem_runtime.core.errors import RequestError, StartupError
 from tandem_runtime.core.sampling import TokenLogprobs
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import EngineOutput, EngineRequest, EngineStatus, Failed
@@ -47,6 +48,10 @@ class ScriptedEngine:
         self.startup_error: StartupError | None = None
         self.loaded = asyncio.Event()
         self.requests: list[EngineRequest] = []
+        self.began: asyncio.Queue[str] = asyncio.Queue()
+        """Request ids that have yielded their first output."""
+        self.yielded = 0
+        """Outputs in all."""
         self.ended: list[str] = []
         """Request ids whose generator has ended, for whatever reason."""
         self.aborted: asyncio.Queue[str] = asyncio.Queue()
@@ -81,8 +86,9 @@ class ScriptedEngine:
     def alive(self) -> bool:
         return not self.dead.is_set()
 
-    def start(self) -> None:
-        pass
+    def resize(self, **changes: int) -> None:
+        """Changes fields of `info`."""
+        self.info = msgspec.structs.replace(self.info, **changes)
 
     async def wait_ready(self) -> None:
         if self.startup_error is not None:
@@ -99,12 +105,17 @@ class ScriptedEngine:
         self.requests.append(request)
         finished = False
         try:
-            for output in self._outputs(request):
-                if output.token_ids and self.gate is not None and output is not self._first:
+            outputs = self._outputs(request)
+            first = outputs[0]
+            for output in outputs:
+                if self.gate is not None and output is not first:
                     await self.gate.wait()
                 # A real engine's outputs come through a queue: others get a turn in between.
                 await asyncio.sleep(0)
                 finished = output.finish_reason is not None
+                self.yielded += 1
+                if output is first:
+                    self.began.put_nowait(request.request_id)
                 yield output
         finally:
             self.ended.append(request.request_id)
@@ -141,7 +152,6 @@ class ScriptedEngine:
             )
             if last:
                 break
-        self._first = outputs[0]
         return outputs
 
     def _prompt_logprobs(self, request: EngineRequest) -> list[TokenLogprobs] | None:
@@ -149,10 +159,6 @@ class ScriptedEngine:
         if alternatives is None:
             return None
         return [_scored(token_id, alternatives) for token_id in request.prompt_token_ids[1:]]
-
-
-def overloaded() -> OverloadedError:
-    return OverloadedError("the queue is full")
 
 
 def _scored(token_id: int, alternatives: int) -> TokenLogprobs:

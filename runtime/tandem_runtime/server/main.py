@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import uvloop
+from prometheus_client import disable_created_metrics
 from tandem_contract import env
 from tandem_contract.flags import ServeFlags
 
@@ -47,13 +48,19 @@ class PodEngine(EngineClient, Protocol):
 def run(flags: ServeFlags) -> int:
     """Serves until SIGTERM or SIGINT; exit status 1 when the engine died. Raises `StartupError`."""
     logs.configure(flags.log_format, flags.log_level)
-    return uvloop.run(serve_pod(flags, _start_process))
+    disable_created_metrics()
+
+    async def main() -> int:
+        return await serve_pod(flags, _start_process, _stop_on_signals())
+
+    return uvloop.run(main())
 
 
-async def serve_pod(flags: ServeFlags, start_engine: Callable[[ServeFlags, str], PodEngine]) -> int:
-    """As `run`, inside an event loop and with the caller's engine."""
+async def serve_pod(
+    flags: ServeFlags, start_engine: Callable[[ServeFlags, str], PodEngine], stop: asyncio.Event
+) -> int:
+    """As `run`, with the caller's engine, until `stop` is set."""
     pod = new_pod(flags)
-    stop = _stop_on_signals()
     async with AsyncExitStack() as stack:
         api, metrics, handoff = _bind_all(flags, stack)
         await listen(build_app(pod), api, stack)

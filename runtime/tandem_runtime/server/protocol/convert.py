@@ -73,7 +73,7 @@ def to_engine_requests(
 def check_token_ids(token_ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
     if token_ids and max(token_ids) >= info.vocab_size:
         raise RequestError(
-            f"token id {max(token_ids)} is outside the vocabulary of {info.vocab_size} tokens", param=param
+            f"'{param}': token id {max(token_ids)} is outside the vocabulary of {info.vocab_size} tokens", param=param
         )
 
 

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+from support.api_server import Server
+
+
+async def test_whole_and_streamed(server: Server, client: openai.AsyncOpenAI) -> None:
+    answer = await client.completions.create(model="tiny", prompt="Say", max_tokens=5)
+    server_text = server.tokenizer.decode(server.engine.reply(server.engine.requests[0])[:5])
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == (server_text, "length")
+    stream = await client.completions.create(model="tiny", prompt="Say", max_tokens=5, stream=True)
+    chunks = [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].text for chunk in chunks) == server_text
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+async def test_sixteen_tokens_by_default(server: Server, client: openai.AsyncOpenAI) -> None:
+    await client.completions.create(model="tiny", prompt="Say")
+    assert server.engine.requests[0].sampling.max_tokens == 16
+
+
+async def test_every_kind_of_prompt(server: Server, client: openai.AsyncOpenAI) -> None:
+    ids = server.tokenizer.encode("a b", add_special_tokens=True)
+    prompts: list[Any] = ["a b", ["a b", "a b"], ids, [ids, ids]]
+    for prompt in prompts:
+        answer = await client.completions.create(model="tiny", prompt=prompt, n=2)
+        expected = 4 if prompt in (prompts[1], prompts[3]) else 2
+        assert [choice.index for choice in answer.choices] == list(range(expected))
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens == len(ids) * expected // 2
+    assert {tuple(request.prompt_token_ids) for request in server.engine.requests} == {tuple(ids)}
+
+
+async def test_prompts_keep_their_order(server: Server, client: openai.AsyncOpenAI) -> None:
+    server.engine.reply = lambda request: request.prompt_token_ids
+    answer = await client.completions.create(model="tiny", prompt=["one", "two", "three"], echo=True)
+    assert [choice.text for choice in answer.choices] == ["oneone", "twotwo", "threethree"]
+
+
+async def test_echo_with_logprobs(server: Server, client: openai.AsyncOpenAI) -> None:
+    answer = await client.completions.create(model="tiny", prompt="fox jumps", echo=True, logprobs=1, max_tokens=4)
+    choice = answer.choices[0]
+    logprobs = choice.logprobs
+    assert logprobs is not None
+    assert logprobs.tokens is not None
+    assert logprobs.text_offset is not None
+    assert logprobs.token_logprobs is not None
+    assert "".join(logprobs.tokens) == choice.text
+    for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
+        assert choice.text[offset:].startswith(token)
+    assert logprobs.token_logprobs[0] is None
+    assert None not in logprobs.token_logprobs[1:]
+    assert server.engine.requests[0].sampling.prompt_logprobs == 1
+
+
+async def test_scoring_a_prompt_generates_nothing(server: Server, client: openai.AsyncOpenAI) -> None:
+    answer = await client.completions.create(model="tiny", prompt="fox jumps", echo=True, logprobs=0, max_tokens=0)
+    choice = answer.choices[0]
+    assert (choice.text, choice.finish_reason) == ("fox jumps", "length")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 0
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens is not None
+    assert "".join(choice.logprobs.tokens) == "fox jumps"
+
+
+async def test_streamed_echo_comes_first(server: Server, client: openai.AsyncOpenAI) -> None:
+    stream = await client.completions.create(
+        model="tiny", prompt="fox", echo=True, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    assert chunks[0].choices[0].text == "fox"
+    assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "foxHello, world."
+    assert chunks[-1].usage is not None
+
+
+@pytest.mark.parametrize("prompt", ["naïve 你好", "<|im_end|>x"])
+async def test_tokenize_and_back(server: Server, client: openai.AsyncOpenAI, prompt: str) -> None:
+    base = client.with_options(base_url=server.url)
+    tokenized: Any = await base.post(
+        "/tokenize", body={"model": "tiny", "prompt": prompt, "return_token_strs": True}, cast_to=object
+    )
+    assert tokenized["count"] == len(tokenized["tokens"]) == len(tokenized["token_strs"])
+    assert tokenized["max_model_len"] == 256
+    back: Any = await base.post("/detokenize", body={"tokens": tokenized["tokens"]}, cast_to=object)
+    assert back == {"prompt": prompt}
+
+
+async def test_tokenize_messages_as_chat_sees_them(server: Server, client: openai.AsyncOpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Say hello."}]
+    base = client.with_options(base_url=server.url)
+    tokenized: Any = await base.post("/tokenize", body={"messages": messages}, cast_to=object)
+    await client.chat.completions.create(model="tiny", messages=messages)
+    assert tokenized["tokens"] == server.engine.requests[0].prompt_token_ids
+
+
+async def test_models(server: Server, client: openai.AsyncOpenAI) -> None:
+    models = (await client.models.list()).data
+    assert [model.id for model in models] == ["tiny", "alias"]
+    assert (await client.models.retrieve("alias")).id == "alias"
+    with pytest.raises(openai.NotFoundError) as refusal:
+        await client.models.retrieve("other/name")
+    assert refusal.value.code == "model_not_found"

@@ -1,0 +1,94 @@
+"""API requests to engine requests, without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.scripted_engine import ScriptedEngine
+from tandem_runtime.core.errors import PromptTooLongError, RequestError
+from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.engine.messages import EngineRequest
+from tandem_runtime.server.protocol.base import parse
+from tandem_runtime.server.protocol.chat import ChatRequest
+from tandem_runtime.server.protocol.convert import to_engine_requests
+
+INFO = ScriptedEngine(eos_token_ids=(2, 3)).info
+
+
+def convert(prompt: list[int] | None = None, max_tokens: int | None = 8, **fields: Any) -> list[EngineRequest]:
+    request = parse(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "x"}], **fields})
+    return to_engine_requests(
+        request,
+        prompt or [1, 2, 3],
+        request_id="r-0",
+        info=INFO,
+        prompt_param="messages",
+        max_tokens=max_tokens,
+        seed=11,
+        deadline_s=60.0,
+    )
+
+
+def test_defaults() -> None:
+    (request,) = convert()
+    assert request == EngineRequest(
+        request_id="r-0-0",
+        prompt_token_ids=[1, 2, 3],
+        sampling=SamplingParams(max_tokens=8, seed=11, stop_token_ids=(2, 3)),
+        deadline_s=60.0,
+    )
+
+
+def test_everything() -> None:
+    fields = {
+        "temperature": 0,
+        "top_p": 0.5,
+        "top_k": 40,
+        "min_p": 0.05,
+        "repetition_penalty": 1.2,
+        "presence_penalty": 1,
+        "frequency_penalty": -1,
+        "logit_bias": {"7": -100},
+        "seed": 5,
+        "stop_token_ids": [9],
+        "min_tokens": 2,
+    }
+    (request,) = convert(**fields, priority=-3, cache_salt="tenant")
+    expected = {**fields, "max_tokens": 8, "logit_bias": {7: -100.0}, "stop_token_ids": (2, 3, 9)}
+    assert request.sampling == SamplingParams(**expected)  # type: ignore[arg-type]
+    assert (request.priority, request.cache_salt) == (-3, "tenant")
+
+
+def test_choices_differ_in_seed_and_follow_the_first() -> None:
+    requests = convert(n=3, seed=-1)
+    assert [request.sampling.seed for request in requests] == [2**63 - 1, 0, 1]
+    assert [request.after for request in requests] == ["", "r-0-0", "r-0-0"]
+    assert len({request.request_id for request in requests}) == 3
+
+
+def test_ignore_eos_leaves_only_the_clients_stop_tokens() -> None:
+    assert convert(ignore_eos=True, stop_token_ids=[9])[0].sampling.stop_token_ids == (9,)
+
+
+def test_without_a_limit_the_context_is_the_limit() -> None:
+    assert convert(max_tokens=None)[0].sampling.max_tokens == INFO.max_model_len - 3
+
+
+@pytest.mark.parametrize(("length", "max_tokens"), [(256, None), (255, 2), (300, 1)])
+def test_what_does_not_fit_is_refused(length: int, max_tokens: int | None) -> None:
+    with pytest.raises(PromptTooLongError, match=rf"{length} tokens.*256"):
+        convert([1] * length, max_tokens)
+
+
+def test_what_just_fits_is_not() -> None:
+    assert convert([1] * 255, 1)[0].sampling.max_tokens == 1
+
+
+def test_top_k_all() -> None:
+    assert convert(top_k=-1)[0].sampling.top_k == 0
+
+
+def test_min_tokens_beyond_max_tokens() -> None:
+    with pytest.raises(RequestError, match="min_tokens"):
+        convert(min_tokens=9)

@@ -1,0 +1,133 @@
+"""`tandem serve` as a user starts it: real processes, a tiny random model, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+from support import tiny_models
+
+pytestmark = pytest.mark.processes
+
+READY_WITHIN_S = 120.0
+"""Generous: imports of torch on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build_tiny_model(tmp_path_factory.mktemp("models") / "tiny-qwen3", "qwen3")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Pod:
+    def __init__(self, model: Path, *argv: str) -> None:
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tandem_cli.main", "serve", "--model", str(model), "--host", "127.0.0.1"]
+            + [f"--port={self.port}", f"--metrics-port={free_port()}", "--device=cpu", "--cpu-threads=1"]
+            + ["--kv-cache-memory=16MiB", *argv],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def wait_ready(self) -> None:
+        import urllib.request
+
+        deadline = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.process.communicate()[1]
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError("not ready in time")
+
+    def end(self) -> tuple[int, str]:
+        _, log = self.process.communicate(timeout=60)
+        return self.process.returncode, log
+
+
+@pytest.fixture
+def pod(model: Path) -> Iterator[Pod]:
+    pod = Pod(model)
+    yield pod
+    if pod.process.poll() is None:
+        for process in [*pod.children(), psutil.Process(pod.process.pid)]:
+            process.kill()
+        pod.process.communicate()
+
+
+def test_serves_and_leaves_nothing_behind(pod: Pod) -> None:
+    pod.wait_ready()
+    with pod.client as client:
+        answers = [
+            client.chat.completions.create(
+                model="tiny-qwen3", messages=[{"role": "user", "content": "hi"}], max_tokens=12, seed=3, n=2
+            )
+            for _ in range(2)
+        ]
+        assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+        assert answers[0].choices[0].message.content != answers[0].choices[1].message.content
+        stream = client.completions.create(model="tiny-qwen3", prompt="hi", max_tokens=8, stream=True, temperature=0)
+        whole = client.completions.create(model="tiny-qwen3", prompt="hi", max_tokens=8, temperature=0)
+        assert "".join(chunk.choices[0].text for chunk in stream) == whole.choices[0].text
+    children = pod.children()
+    assert children
+    pod.process.send_signal(signal.SIGTERM)
+    status, log = pod.end()
+    assert status == 0
+    assert "ready in" in log
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+def test_a_killed_engine_ends_the_pod(pod: Pod) -> None:
+    pod.wait_ready()
+    children = pod.children()
+    engine = max(children, key=lambda child: child.memory_info().rss)
+    engine.kill()
+    status, log = pod.end()
+    assert status == 1
+    assert "the engine died" in log
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+def test_a_busy_port_is_one_clear_line(model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        status, log = Pod(model, f"--port={taken.getsockname()[1]}").end()
+    assert status == 1
+    (line,) = log.strip().splitlines()
+    assert "--port" in line
+    assert "in use" in line
+
+
+def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
+    status, log = Pod(tmp_path / "nowhere").end()
+    assert status == 1
+    assert "no such folder" in log.strip().splitlines()[-1]
+    assert "Traceback" not in log
