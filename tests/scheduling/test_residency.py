@@ -40,9 +40,6 @@ def test_a_token_in_flight_survives_the_preemption_of_its_sequence() -> None:
         fleet.schedule()
         if fleet.scheduler.counters.preemptions == 0:
             fleet.commit()
-    if len(fleet.plans) < 2:
-        fleet.schedule()
-    # Not readmitted, however often asked, while its newest token is unknown.
     before = len(fleet.outputs["second"])
     assert fleet.in_state("waiting") == ["second"]
     while fleet.plans:
@@ -139,3 +136,23 @@ def test_pages_of_a_prefill_job_are_never_taken() -> None:
     assert fleet.scheduler.counters.preemptions > 0
     fleet.drain()
     assert fleet.ended == {"job": "sent", "local": "length"}
+
+
+def test_a_preempted_sequence_is_not_readmitted_while_its_newest_token_is_in_flight() -> None:
+    """Scheduling twice on one uncommitted plan used to resume it without the token that plan samples."""
+    fleet = Fleet(config(num_pages=14, enable_prefix_caching=False))
+    fleet.add(make("remote", [3] * 30, mode="remote"))
+    assert fleet.reserve("remote")
+    fleet.add(make("first", [1] * 6, max_tokens=12))
+    fleet.add(make("second", [2] * 6, max_tokens=12, arrival=1.0))
+    while fleet.scheduler.counters.preemptions == 0:
+        while fleet.plans:
+            fleet.commit()
+        fleet.schedule()
+        fleet.schedule()
+    fleet.abort("remote")
+    fleet.quiesce("remote")
+    assert len(fleet.plans) == 1
+    fleet.schedule()
+    fleet.drain()
+    assert fleet.ended == {"remote": "aborted", "first": "length", "second": "length"}
