@@ -144,11 +144,12 @@ def test_a_busy_port_is_one_line(model: Path) -> None:
 
 
 def test_log_dir_holds_each_process_output(model: Path) -> None:
-    with fleet(model, "up", f"--log-dir={model}") as running:
+    logs = model / "new" / "logs"
+    with fleet(model, "up", f"--log-dir={logs}") as running:
         running.until("API:")
         running.end(signal.SIGINT)
-    assert "gateway listens on" in (model / "gateway.log").read_text()
-    assert "serve listens on" in (model / "decode-0.log").read_text()
+    assert "gateway listens on" in (logs / "gateway.log").read_text()
+    assert "serve listens on" in (logs / "decode-0.log").read_text()
 
 
 def test_the_demo_answers_says_where_it_went_and_ends(model: Path) -> None:

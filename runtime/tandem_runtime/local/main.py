@@ -17,6 +17,7 @@ from rich.console import Console
 from tandem_contract import ports
 from tandem_contract.flags import FlagError, ServeFlags, parse
 
+from tandem_runtime.core.errors import StartupError
 from tandem_runtime.local import ask, models
 from tandem_runtime.local.cache import cache_root
 from tandem_runtime.local.fleet import run_fleet
@@ -60,7 +61,6 @@ def run_demo(argv: Sequence[str], *, launcher: tuple[str, ...] = LAUNCHER) -> in
     # Every prompt is worth a handoff here: showing it is the point.
     options = _options(parser, args, ["--local-prefill-max-tokens=0", *engine_argv], launcher)
     log_dir = cache_root(os.environ) / "logs" / f"demo-{options.port}"
-    log_dir.mkdir(parents=True, exist_ok=True)
 
     async def show() -> None:
         print(f"\nQ: {args.question}\nA: ", end="", flush=True)
@@ -144,6 +144,8 @@ def _run(
     )
     check_memory(options, machine, models.weight_bytes(Path(options.engine.model)))
     pod_ports = free_ports(POD_HOST, ports_needed(options), avoid=(options.port, options.metrics_port))
+    if log_dir is not None:
+        _make(log_dir)
     # A private folder (mode 0700): the key lets its holder use the prefill pods.
     with tempfile.TemporaryDirectory(prefix="tandem-") as private:
         key_file = Path(private, "ticket-keys")
@@ -153,6 +155,13 @@ def _run(
         with TerminalView(Console(stderr=True), names, echo=echo, log_dir=log_dir) as view:
             drain_s = options.engine.drain_timeout + KILL_AFTER_DRAIN_S
             return asyncio.run(run_fleet(programs, view, drain_s=drain_s, on_ready=on_ready, serve=serve))
+
+
+def _make(log_dir: Path) -> None:
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(f"cannot keep logs in {log_dir}: {error.strerror or error}") from error
 
 
 def _url(options: FleetOptions) -> str:
