@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
 from tandem_contract import metrics as names
 from tandem_contract.flags import GatewayFlags, ServeFlags, to_argv
 from tandem_contract.status import STATUS_PATH
@@ -63,6 +64,15 @@ class Process:
             return self._popen.wait(PATIENCE_S)
         finally:
             self.kill()
+
+    def wait_exit(self) -> int:
+        return self._popen.wait(PATIENCE_S)
+
+    def kill_child(self, name: str) -> None:
+        """Kills the one process below this one that shows `name` as its title."""
+        below = psutil.Process(self._popen.pid).children(recursive=True)
+        [child] = [process for process in below if name in " ".join(process.cmdline())]
+        child.kill()
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_PATIENCE_S

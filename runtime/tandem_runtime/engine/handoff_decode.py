@@ -19,11 +19,12 @@ import msgspec
 from tandem_contract import handoff
 from tandem_contract.handoff import LayoutFingerprint
 
+from tandem_runtime.core.errors import HandoffError
 from tandem_runtime.engine.control import ControlPlane, decode
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.messages import ControlCall, EngineRequest
 from tandem_runtime.engine.transfers import JobReport, TransferGroup
-from tandem_runtime.scheduling.scheduler import Scheduler
+from tandem_runtime.scheduling import Scheduler
 from tandem_runtime.transfer.protocol import ReceiveJob
 
 PROBE_INTERVAL_S = 1.0
@@ -146,17 +147,18 @@ class DecodeHandoffs:
         if remote.slots is None:
             self._control.answer(call, 503)
             return
-        job.phase = "receiving"
         job.token = ask.token
         data_token = secrets.token_urlsafe(16)
-        self._transfers.open_receive(
-            ReceiveJob(
-                job_id=job.job_id,
-                data_token=data_token,
-                sender_tp=ask.prefill_tensor_parallel,
-                slots=remote.slots,
-            )
+        receive = ReceiveJob(
+            job_id=job.job_id, data_token=data_token, sender_tp=ask.prefill_tensor_parallel, slots=remote.slots
         )
+        try:
+            self._transfers.open_receive(receive)
+        except HandoffError as error:
+            self._control.answer(call, 409, {"error": str(error)})
+            self._fail(job, error.reason, str(error))
+            return
+        job.phase = "receiving"
         grant = handoff.ReserveGrant(
             job_id=job.job_id,
             incarnation=self._incarnation,

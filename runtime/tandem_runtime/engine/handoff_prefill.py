@@ -18,14 +18,13 @@ from urllib.parse import urlsplit
 from tandem_contract import handoff
 from tandem_contract.handoff import LayoutFingerprint
 
-from tandem_runtime.core.errors import RequestError
+from tandem_runtime.core.errors import HandoffError, RequestError
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.engine.control import ControlPlane, decode
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.messages import ControlCall
 from tandem_runtime.engine.transfers import JobReport, TransferGroup
-from tandem_runtime.scheduling.scheduler import Scheduler
-from tandem_runtime.scheduling.sequence import Sequence
+from tandem_runtime.scheduling import Scheduler, Sequence
 from tandem_runtime.transfer.protocol import SendJob
 
 FIRST_RETRY_S = 0.02
@@ -225,15 +224,19 @@ class PrefillHandoffs:
         job.sender_quiet = False
         host = urlsplit(job.job.decode_url).hostname
         assert host is not None
-        self._transfers.open_send(
-            SendJob(
-                job_id=job.job.job_id,
-                data_token=grant.data_token,
-                host=host,
-                data_ports=grant.data_ports,
-                slots=[(slot.page_id, slot.generation) for slot in grant.slots],
-            )
+        send = SendJob(
+            job_id=job.job.job_id,
+            data_token=grant.data_token,
+            host=host,
+            data_ports=grant.data_ports,
+            slots=[(slot.page_id, slot.generation) for slot in grant.slots],
         )
+        try:
+            self._transfers.open_send(send)
+        except HandoffError as error:
+            job.sender_quiet = True
+            self._end(job, error.reason, str(error))
+            return
         self._scheduler.open_gate(job.job.job_id)
 
     def _end(self, job: _Job, outcome: str, message: str) -> None:

@@ -32,8 +32,7 @@ from tandem_runtime.engine.messages import (
     Shutdown,
 )
 from tandem_runtime.engine.transfers import TransferGroup
-from tandem_runtime.scheduling.scheduler import Scheduler
-from tandem_runtime.scheduling.sequence import Sequence, SequenceUpdate
+from tandem_runtime.scheduling import Scheduler, Sequence, SequenceUpdate
 from tandem_runtime.transfer.protocol import ReceiveReport, SendReport
 
 logger = logging.getLogger(__name__)

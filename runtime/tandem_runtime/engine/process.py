@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import setproctitle
 import zmq
 from tandem_contract.env import POD_IP
 from tandem_contract.flags import ServeFlags
@@ -33,7 +34,7 @@ from tandem_runtime.engine.worker import LeadingRunner, Worker, rendezvous
 from tandem_runtime.execution.fingerprint import fingerprint
 from tandem_runtime.execution.parallel import init_group
 from tandem_runtime.execution.settings import ExecutionConfig
-from tandem_runtime.scheduling.scheduler import Scheduler, SchedulerConfig
+from tandem_runtime.scheduling import Scheduler, SchedulerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def start_engine(flags: ServeFlags, name: str) -> ProcessEngineClient:
 def engine_main(flags: ServeFlags, name: str, folder: Path, parent_pid: int) -> None:
     """Entry point of the process; `folder` holds the sockets."""
     ipc.die_with_parent(parent_pid)
+    setproctitle.setproctitle("tandem-engine")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the API process decides
     logs.configure(flags.log_format, flags.log_level)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

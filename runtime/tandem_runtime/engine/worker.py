@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import setproctitle
 import zmq
 
 from tandem_runtime.core.errors import StartupError
@@ -112,6 +113,7 @@ def worker_main(
 ) -> None:
     """`listen`: where this rank receives KV pages, or None for no handoffs."""
     ipc.die_with_parent(parent_pid)
+    setproctitle.setproctitle(f"tandem-rank-{rank}")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     commands = ipc.pull(context, _to_worker(folder, rank))
     reports = ipc.push(context, _from_worker(folder, rank))
