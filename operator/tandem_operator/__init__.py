@@ -1,5 +1,5 @@
-"""The Kubernetes operator: observes an InferenceService's children, plans what they should be, applies it, reports.
+"""The Kubernetes operator: one InferenceService becomes StatefulSets, a gateway and what they need.
 
-Here belong the reconcile loop, its pure planners and the manifests of children. Not here: anything that runs inside
-a pod it creates (`tandem_gateway`, `tandem_fetch`, `tandem_runtime`), and torch.
+`api` is the resource's schema, `plan` and `status` decide on values, `observe`, `apply` and `main` do the I/O.
+Nothing here routes requests, runs a model or imports torch; what pods understand comes from `tandem_contract`.
 """
