@@ -71,9 +71,15 @@ _OWN: dict[Family, dict[str, Any]] = {
 
 
 def build_tiny_model(
-    folder: Path, family: Family, *, seed: int = 0, max_shard_size: str = "5GB", **overrides: Any
+    folder: Path,
+    family: Family,
+    *,
+    seed: int = 0,
+    max_shard_size: str = "5GB",
+    dtype: torch.dtype = torch.float32,
+    **overrides: Any,
 ) -> Path:
-    """Writes an fp32 checkpoint with tokenizer and chat template into `folder` and returns it.
+    """Writes a checkpoint with tokenizer and chat template into `folder` and returns it.
 
     `overrides` are fields of the family's transformers config.
     """
@@ -86,7 +92,7 @@ def build_tiny_model(
             # transformers starts biases at 0 and norms at 1, which would hide a missing one.
             if name.endswith("bias") or "norm" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    model.to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     save_byte_tokenizer(folder)
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+import numpy as np
 import torch
 
 from tandem_runtime.core.kv import KVLayout
@@ -61,11 +62,7 @@ class ModelRunner:
         source.finish()
         self.num_pages = self._tp.minimum(num_pages(config, free_bytes=free_host_bytes()))
         self._attention: AttentionBackend = EagerAttention(
-            torch.zeros(
-                (self.num_pages, len(kv_heads), config.model.num_layers, 2, config.page_size, config.model.head_dim),
-                dtype=config.torch_dtype,
-                device=config.device,
-            ),
+            _kv_cache(config, self.num_pages, len(kv_heads)),
             num_q_heads=len(context.q_heads),
             rope=Rope(config.model.rope, config.model.head_dim, dtype=config.torch_dtype, device=config.device),
         )
@@ -135,6 +132,14 @@ class ModelRunner:
                 if logits_RV is not None:
                     found[i] += token_logprobs(logits_RV, block, [count] * len(block))
         return found
+
+
+def _kv_cache(config: ExecutionConfig, num_pages: int, num_heads: int) -> torch.Tensor:
+    model = config.model
+    shape = (num_pages, num_heads, model.num_layers, 2, config.page_size, model.head_dim)
+    # NumPy's zeros are the kernel's: no page costs memory, or time at start, before it is written.
+    zeros = torch.from_numpy(np.zeros(num_pages * config.layout.page_bytes, dtype=np.uint8))
+    return zeros.view(config.torch_dtype).view(shape)
 
 
 def _weight_source(config: ExecutionConfig, progress: Progress) -> WeightSource:

@@ -6,10 +6,10 @@ with `pread` straight into that tensor, never mapped, so that the process holds 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -40,17 +40,34 @@ class Part:
         return range(width) if self.cols is None else self.cols
 
 
-class WeightSource(Protocol):
-    def take(self, parts: Sequence[Part]) -> torch.Tensor:
-        """The parts below one another, as one new tensor of the source's dtype on its device; raises `StartupError`."""
-        ...
+class WeightSource(ABC):
+    """Tensors of one dtype on one device."""
 
+    def __init__(self, *, dtype: torch.dtype, device: str) -> None:
+        self._dtype = dtype
+        self._device = device
+
+    def take(self, parts: Sequence[Part]) -> torch.Tensor:
+        """The parts below one another, as one new tensor; raises `StartupError`."""
+        num_rows = sum(len(part.taken_rows) for part in parts)
+        shape = (num_rows,) if len(parts[0].shape) == 1 else (num_rows, len(parts[0].taken_cols))
+        target = torch.empty(shape, dtype=self._dtype, device=self._device)
+        row = 0
+        for part in parts:
+            count = len(part.taken_rows)
+            self._fill(target[row : row + count], part)
+            row += count
+        return target
+
+    @abstractmethod
+    def _fill(self, target: torch.Tensor, part: Part) -> None: ...
+
+    @abstractmethod
     def finish(self) -> None:
         """Raises `StartupError` when the checkpoint holds tensors that nobody asked for."""
-        ...
 
 
-class CheckpointSource:
+class CheckpointSource(WeightSource):
     """A folder's `*.safetensors`, whole or sharded (with or without an index)."""
 
     STAGING_BYTES = 16 << 20
@@ -60,9 +77,9 @@ class CheckpointSource:
         self, folder: Path, *, dtype: torch.dtype, device: str, progress: Progress, ignore: frozenset[str]
     ) -> None:
         """`ignore`: tensors that may be present and are not needed (a tied `lm_head.weight`)."""
+        super().__init__(dtype=dtype, device=device)
         self._entries: dict[str, tuple[SafetensorsFile, TensorEntry]] = open_checkpoint(folder)
-        self._dtype = dtype
-        self._device = device
+        self._folder = folder
         self._progress = progress
         self._unused = {
             name for name in self._entries if name not in ignore and not name.endswith(self.IGNORED_SUFFIXES)
@@ -71,41 +88,33 @@ class CheckpointSource:
         self._done = 0
         progress(0, self._total)
 
-    def take(self, parts: Sequence[Part]) -> torch.Tensor:
-        target = _empty_for(parts, self._dtype, self._device)
-        row = 0
-        for part in parts:
-            rows = len(part.taken_rows)
-            self._fill(target[row : row + rows], part)
-            row += rows
-        return target
-
     def _fill(self, target: torch.Tensor, part: Part) -> None:
         if part.name not in self._entries:
-            raise StartupError(f"tensor {part.name} is missing from the checkpoint")
+            raise StartupError(f"tensor {part.name} is missing from the safetensors files in {self._folder}")
         file, entry = self._entries[part.name]
         if entry.shape != part.shape:
             raise StartupError(
                 f"tensor {part.name} in {file.path} has shape {list(entry.shape)};"
                 f" config.json asks for {list(part.shape)}"
             )
-        row_bytes = entry.num_bytes // max(1, entry.shape[0])
-        direct = part.cols is None and target.device.type == "cpu" and target.dtype == entry.dtype
-        step = len(part.taken_rows) if direct else max(1, self.STAGING_BYTES // max(1, row_bytes))
-        for first in range(0, len(part.taken_rows), max(1, step)):
-            rows = part.taken_rows[first : first + step]
-            block = target[first : first + len(rows)]
-            if direct:
-                file.read_rows(entry, rows, block)
-            else:
-                staging = torch.empty((len(rows), *entry.shape[1:]), dtype=entry.dtype)
-                file.read_rows(entry, rows, staging)
-                cols = part.taken_cols
-                block.copy_(staging if staging.dim() == 1 else staging[:, cols.start : cols.stop])
+        if part.cols is None and target.device.type == "cpu" and target.dtype == entry.dtype:
+            file.read_rows(entry, part.taken_rows, target)
+        else:
+            self._fill_in_blocks(target, part, file, entry)
         if part.name in self._unused:
             self._unused.discard(part.name)
             self._done += entry.num_bytes
             self._progress(self._done, self._total)
+
+    def _fill_in_blocks(self, target: torch.Tensor, part: Part, file: SafetensorsFile, entry: TensorEntry) -> None:
+        """Reads whole rows into a small buffer, then takes columns, casts and moves to the device."""
+        rows, cols = part.taken_rows, part.taken_cols
+        step = max(1, self.STAGING_BYTES * entry.shape[0] // max(1, entry.num_bytes))
+        for first in range(0, len(rows), step):
+            block = rows[first : first + step]
+            staging = torch.empty((len(block), *entry.shape[1:]), dtype=entry.dtype)
+            file.read_rows(entry, block, staging)
+            target[first : first + len(block)] = staging if staging.dim() == 1 else staging[:, cols.start : cols.stop]
 
     def finish(self) -> None:
         for file in {id(file): file for file, _ in self._entries.values()}.values():
@@ -118,7 +127,7 @@ class CheckpointSource:
             )
 
 
-class DummySource:
+class DummySource(WeightSource):
     """Small random numbers that depend on (seed, tensor name, row, column) alone, so that ranks agree."""
 
     POOL = 1_000_003
@@ -126,21 +135,10 @@ class DummySource:
     STAGING_ELEMENTS = 4 << 20
 
     def __init__(self, *, seed: int, dtype: torch.dtype, device: str) -> None:
-        self._seed = seed
-        self._dtype = dtype
-        self._device = device
+        super().__init__(dtype=dtype, device=device)
         generator = torch.Generator().manual_seed(seed)
         pool = torch.randn(self.POOL, generator=generator).mul_(0.02)
         self._pool = pool.to(dtype=dtype, device=device)
-
-    def take(self, parts: Sequence[Part]) -> torch.Tensor:
-        target = _empty_for(parts, self._dtype, self._device)
-        row = 0
-        for part in parts:
-            rows = len(part.taken_rows)
-            self._fill(target[row : row + rows], part)
-            row += rows
-        return target
 
     def _fill(self, target: torch.Tensor, part: Part) -> None:
         if len(part.shape) == 1:
@@ -156,9 +154,3 @@ class DummySource:
 
     def finish(self) -> None:
         pass
-
-
-def _empty_for(parts: Sequence[Part], dtype: torch.dtype, device: str) -> torch.Tensor:
-    rows = sum(len(part.taken_rows) for part in parts)
-    shape = (rows,) if len(parts[0].shape) == 1 else (rows, len(parts[0].taken_cols))
-    return torch.empty(shape, dtype=dtype, device=device)

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MAX_PADDING = 2
-"""Pages gathered per page needed, beyond which another group is cheaper than padding."""
+FREE_PADDING = 8
+"""Pages: a row is padded to at most `MAX_PADDING` times its own pages plus this; a group of its own would cost more."""
 
 
 def group_by_length(pages: Sequence[int]) -> list[list[int]]:
-    """Row indices in groups that gather at most `MAX_PADDING` times the pages they need; one group if it can be."""
-    if not pages:
-        return []
-    if max(pages) * len(pages) <= MAX_PADDING * sum(pages):
-        return [list(range(len(pages)))]
+    """Row indices in groups of like length; all rows in their own order where one group will do."""
+    if not pages or max(pages) <= MAX_PADDING * min(pages) + FREE_PADDING:
+        return [list(range(len(pages)))] if pages else []
     groups: list[list[int]] = []
-    needed = 0
     for row in sorted(range(len(pages)), key=lambda i: -pages[i]):
-        longest = pages[groups[-1][0]] if groups else 0
-        if groups and longest * (len(groups[-1]) + 1) <= MAX_PADDING * (needed + pages[row]):
+        if groups and pages[groups[-1][0]] <= MAX_PADDING * pages[row] + FREE_PADDING:
             groups[-1].append(row)
-            needed += pages[row]
         else:
             groups.append([row])
-            needed = pages[row]
     return groups
