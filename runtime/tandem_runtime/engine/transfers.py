@@ -81,18 +81,20 @@ class TransferGroup:
         return len(self._ranks)
 
     def open_receive(self, job: ReceiveJob) -> None:
-        self._receiving[job.job_id] = []
+        """Raises `HandoffError` when the ranks of both sides cannot be matched; nothing is open then."""
         for rank in self._ranks:
             rank.open_receive(job)
+        self._receiving[job.job_id] = []
 
     def close_receive(self, job_id: str, reason: str) -> None:
         for rank in self._ranks:
             rank.close_receive(job_id, reason)
 
     def open_send(self, job: SendJob) -> None:
-        self._sending[job.job_id] = []
+        """Raises `HandoffError` when the ranks of both sides cannot be matched; nothing is open then."""
         for rank in self._ranks:
             rank.open_send(job)
+        self._sending[job.job_id] = []
 
     def send(self, job_id: str, first_index: int, page_ids: list[int]) -> None:
         for rank in self._ranks:
