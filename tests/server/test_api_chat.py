@@ -78,7 +78,8 @@ async def test_reasoning(server: Server, client: openai.AsyncOpenAI, stream: boo
     else:
         answer = await client.chat.completions.create(model="tiny", messages=QUESTION)
         message = answer.choices[0].message
-        reasoning, content, usage = message.reasoning_content, message.content, answer.usage  # type: ignore[attr-defined]
+        assert message.model_extra is not None
+        reasoning, content, usage = message.model_extra["reasoning_content"], message.content or "", answer.usage
     assert (reasoning, content) == ("Hm, easy.", "Hello.")
     assert usage is not None
     assert usage.completion_tokens_details is not None

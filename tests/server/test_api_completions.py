@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from support.api_server import Server
@@ -51,8 +53,8 @@ async def test_echo_with_logprobs(server: Server, client: openai.AsyncOpenAI) ->
     assert "".join(logprobs.tokens) == choice.text
     for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
         assert choice.text[offset:].startswith(token)
-    assert logprobs.token_logprobs[0] is None
-    assert None not in logprobs.token_logprobs[1:]
+    unknown = [logprob is None for logprob in logprobs.token_logprobs]
+    assert unknown == [True] + [False] * (len(logprobs.tokens) - 1)
     assert server.engine.requests[0].sampling.prompt_logprobs == 1
 
 
@@ -95,6 +97,17 @@ async def test_tokenize_messages_as_chat_sees_them(server: Server, client: opena
     tokenized: Any = await base.post("/tokenize", body={"messages": messages}, cast_to=object)
     await client.chat.completions.create(model="tiny", messages=messages)
     assert tokenized["tokens"] == server.engine.requests[0].prompt_token_ids
+
+
+async def test_a_long_prompt_does_not_hold_up_others(server: Server, http: aiohttp.ClientSession) -> None:
+    tokenizing = asyncio.create_task(http.post("/tokenize", json={"prompt": "the quick brown fox " * 100_000}))
+    await asyncio.sleep(0)
+    for _ in range(20):
+        async with http.get("/livez") as response:
+            assert response.status == 200
+    assert not tokenizing.done()
+    async with await tokenizing as response:
+        assert response.status == 200
 
 
 async def test_models(server: Server, client: openai.AsyncOpenAI) -> None:

@@ -41,7 +41,7 @@ def test_defaults() -> None:
 
 
 def test_everything() -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "temperature": 0,
         "top_p": 0.5,
         "top_k": 40,
@@ -56,7 +56,7 @@ def test_everything() -> None:
     }
     (request,) = convert(**fields, priority=-3, cache_salt="tenant")
     expected = {**fields, "max_tokens": 8, "logit_bias": {7: -100.0}, "stop_token_ids": (2, 3, 9)}
-    assert request.sampling == SamplingParams(**expected)  # type: ignore[arg-type]
+    assert request.sampling == SamplingParams(**expected)
     assert (request.priority, request.cache_salt) == (-3, "tenant")
 
 

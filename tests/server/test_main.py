@@ -58,8 +58,8 @@ class Life:
 
     async def until_ready(self, http: aiohttp.ClientSession) -> None:
         self.engine.loaded.set()
-        while (await probe(http, "/readyz")) != 200:
-            await asyncio.sleep(0.01)
+        while await probe(http, "/readyz") != 200:
+            pass
 
 
 async def probe(http: aiohttp.ClientSession, path: str) -> int:
@@ -110,7 +110,7 @@ async def test_streams_in_flight_outlive_the_stop_signal(life: Life) -> None:
             await response.content.readline()
             life.stop.set()
             while await probe(http, "/readyz") == 200:
-                await asyncio.sleep(0.01)
+                pass
             async with http.get("/internal/v1/status") as status:
                 assert (await status.json())["draining"]
             async with http.post(CHAT, json=BODY) as late:
@@ -153,6 +153,13 @@ async def test_a_bad_tokenizer_does_not_wait_for_the_weights(life: Life, tmp_pat
     with pytest.raises(StartupError, match=r"tokenizer\.json"):
         await life.serve()
     assert life.engine.closed
+
+
+async def test_a_missing_folder_is_known_at_once(life: Life, tmp_path: Path) -> None:
+    life.flags = replace(life.flags, model=str(tmp_path / "nowhere"))
+    with pytest.raises(StartupError, match=r"--model .*nowhere: no such folder"):
+        await life.serve()
+    assert not life.started.is_set()
 
 
 @pytest.mark.parametrize("flag", ["port", "metrics_port"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tandem_runtime.core.errors import RequestError, StartupError
@@ -8,7 +9,7 @@ from tandem_runtime.text.template import ChatTemplate
 from tandem_runtime.text.tokenizer import Tokenizer
 from transformers import AutoTokenizer
 
-TOOL_TALK = [
+TOOL_TALK: list[dict[str, Any]] = [
     {"role": "system", "content": 'Be <brief> & "kind".'},
     {"role": "user", "content": "Weather in 北京?"},
     {

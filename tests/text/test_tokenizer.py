@@ -55,8 +55,3 @@ def test_damaged_folders(tiny_folder: Path, tmp_path: Path, file: str, content: 
         (folder / file).write_text(content)
     with pytest.raises(StartupError, match=message):
         Tokenizer(str(folder))
-
-
-def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="no such folder"):
-        Tokenizer(str(tmp_path / "nowhere"))

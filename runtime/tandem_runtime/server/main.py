@@ -20,6 +20,7 @@ from tandem_contract import env
 from tandem_contract.flags import ServeFlags
 
 from tandem_runtime.core import logs
+from tandem_runtime.core.errors import StartupError
 from tandem_runtime.engine.client import EngineClient
 from tandem_runtime.engine.messages import EngineStatus, Failed, Progress
 from tandem_runtime.engine.process_client import PostControl, ProcessEngineClient
@@ -48,7 +49,7 @@ class PodEngine(EngineClient, Protocol):
 def run(flags: ServeFlags) -> int:
     """Serves until SIGTERM or SIGINT; exit status 1 when the engine died. Raises `StartupError`."""
     logs.configure(flags.log_format, flags.log_level)
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
 
     async def main() -> int:
         return await serve_pod(flags, _start_process, _stop_on_signals())
@@ -88,7 +89,9 @@ async def serve_pod(
 
 
 def new_pod(flags: ServeFlags) -> Pod:
-    """Raises `StartupError` for unreadable key files."""
+    """Raises `StartupError` for what can be told at once: no such model folder, unreadable key files."""
+    if not Path(flags.model).is_dir():
+        raise StartupError(f"--model {flags.model}: no such folder")
     return Pod(
         name=os.environ.get(env.POD_NAME) or socket.gethostname(),
         flags=flags,

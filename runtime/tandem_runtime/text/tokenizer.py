@@ -53,8 +53,6 @@ class Tokenizer:
 
 
 def _load(folder: Path) -> tokenizers.Tokenizer:
-    if not folder.is_dir():
-        raise StartupError(f"--model {folder}: no such folder")
     if not (folder / TOKENIZER_FILE).is_file():
         raise StartupError(f"--model {folder}: there is no {TOKENIZER_FILE}")
     try:
