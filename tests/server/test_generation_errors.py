@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import aiohttp
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from support.api_server import Server
 from tandem_runtime.core.errors import DeadlineExceededError, EngineDeadError, OverloadedError, RequestError
+from tandem_runtime.server.exchange import TIMEOUT_GRACE_S
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -56,3 +60,33 @@ async def test_a_failure_of_a_whole_answer_is_a_500(server: Server, client: open
     server.engine.break_after = 2
     with pytest.raises(openai.InternalServerError, match="page lost"):
         await client.completions.create(model="tiny", prompt="a")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_bug_in_a_stream_ends_it_with_an_error_event(
+    server: Server, http: aiohttp.ClientSession, n: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second set of headers inside the stream would be the result of answering with a fresh response."""
+    server.engine.bug = ZeroDivisionError("secret")
+    async with http.post(CHAT, json=BODY | {"stream": True, "n": n}) as response:
+        raw = await response.text()
+    assert '"internal_error"' in raw.rstrip().splitlines()[-1]
+    assert "HTTP/1.1" not in raw
+    assert "secret" not in raw
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_bug_is_a_plain_500(server: Server, http: aiohttp.ClientSession) -> None:
+    server.engine.bug = ZeroDivisionError("secret")
+    async with http.post(CHAT, json=BODY) as response:
+        assert response.status == 500
+        assert (await response.json())["error"]["code"] == "internal_error"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_that_hangs_is_a_504(server: Server, http: aiohttp.ClientSession, stream: bool) -> None:
+    server.pod.flags = replace(server.pod.flags, request_timeout=0.05 - TIMEOUT_GRACE_S)
+    server.engine.hang = asyncio.Event()
+    async with http.post(CHAT, json=BODY | {"stream": stream}) as response:
+        assert response.status == 504
+    assert server.engine.aborted.qsize() == 1

@@ -43,6 +43,10 @@ class ScriptedEngine:
         """Raised before the first output."""
         self.break_after: int | None = None
         """Tokens after which the engine reports an error."""
+        self.hang: asyncio.Event | None = None
+        """Awaited before the first output."""
+        self.bug: Exception | None = None
+        """Raised before the second output."""
         self.gate: asyncio.Event | None = None
         """Awaited before every token but the first."""
         self.startup_error: StartupError | None = None
@@ -105,11 +109,15 @@ class ScriptedEngine:
         self.requests.append(request)
         finished = False
         try:
+            if self.hang is not None:
+                await self.hang.wait()
             outputs = self._outputs(request)
             first = outputs[0]
             for output in outputs:
                 if self.gate is not None and output is not first:
                     await self.gate.wait()
+                if self.bug is not None and output is not first:
+                    raise self.bug
                 # A real engine's outputs come through a queue: others get a turn in between.
                 await asyncio.sleep(0)
                 finished = output.finish_reason is not None

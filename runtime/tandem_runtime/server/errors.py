@@ -53,6 +53,9 @@ class InternalError(RequestError):
     type = "server_error"
     code = "internal_error"
 
+    def __init__(self) -> None:
+        super().__init__("an internal error occurred; it was logged under this request's id")
+
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     message: str

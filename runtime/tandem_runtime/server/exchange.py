@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,15 +14,18 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 from tandem_contract.handoff import RequestTrace
 
-from tandem_runtime.core.errors import RequestError
+from tandem_runtime.core.errors import DeadlineExceededError, RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored
-from tandem_runtime.server.errors import encode_error
+from tandem_runtime.server.errors import InternalError, encode_error
 from tandem_runtime.server.generation import ChoiceRequest, Generation, News
 from tandem_runtime.server.pod import Pod
 from tandem_runtime.server.protocol.answers import Usage, usage
 
+logger = logging.getLogger(__name__)
+
 TIMEOUT_GRACE_S = 5.0
-"""The engine ends a request at its deadline; a client that does not even read that is cut off this much later."""
+"""The engine ends a request at its deadline. Where that does not help, because the client reads nothing or the engine
+hangs, the server does so this much later."""
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -71,29 +75,46 @@ class Exchange:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Raises `RequestError` as long as nothing was sent."""
         news = self.generation.run(self.prompts)
-        if self.stream:
-            return await self._stream(request, news)
+        return await (self._stream(request, news) if self.stream else self._whole(news))
+
+    async def _whole(self, news: AsyncGenerator[News, None]) -> web.Response:
         collected = [Collected(choice) for choice in self._choices()]
-        async with aclosing(news):
-            async for choice, delta in news:
-                collected[choice.index].add(delta)
+        try:
+            async with self._time_limit(), aclosing(news):
+                async for choice, delta in news:
+                    collected[choice.index].add(delta)
+        except TimeoutError:
+            raise _too_slow() from None
         body = self.format.body(collected, self._usage(), self._trace())
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
     async def _stream(self, request: web.Request, news: AsyncGenerator[News, None]) -> web.StreamResponse:
         response = web.StreamResponse(headers=_STREAM_HEADERS)
         try:
-            async with asyncio.timeout(self.pod.flags.request_timeout + TIMEOUT_GRACE_S), aclosing(news):
+            async with self._time_limit(), aclosing(news):
                 await self._write_news(request, response, news)
+        except ConnectionError:
+            raise  # nobody is left to be told
         except TimeoutError:
+            if not response.prepared:
+                raise _too_slow() from None
             if request.transport is not None:
                 request.transport.abort()
-        except (RequestError, asyncio.CancelledError) as error:
-            refusal = self.pod.refusal(error)
+        except (Exception, asyncio.CancelledError) as error:
             if not response.prepared:
-                raise refusal from None
-            await response.write(b"data: " + encode_error(refusal) + b"\n\n")
+                raise
+            await response.write(b"data: " + encode_error(self._last_words(error)) + b"\n\n")
         return response
+
+    def _time_limit(self) -> asyncio.Timeout:
+        return asyncio.timeout(self.pod.flags.request_timeout + TIMEOUT_GRACE_S)
+
+    def _last_words(self, error: Exception | asyncio.CancelledError) -> RequestError:
+        """What the event says that ends a stream; raises a cancellation because the client is gone."""
+        if isinstance(error, RequestError | asyncio.CancelledError):
+            return self.pod.refusal(error)
+        logger.error("unexpected error in a stream", exc_info=error)
+        return InternalError()
 
     async def _write_news(self, request: web.Request, response: web.StreamResponse, news: AsyncIterator[News]) -> None:
         # The headers wait for the first token, so that a request refused until then gets an honest status.
@@ -129,6 +150,10 @@ class Exchange:
         """Of the first choice, which is the one that may have used a prefill pod."""
         trace = self.prompts[0][0].choice.trace
         return trace if self.wants_trace and trace is not None else UNSET
+
+
+def _too_slow() -> DeadlineExceededError:
+    return DeadlineExceededError("the request took longer than the server allows")
 
 
 def _event(chunk: msgspec.Struct) -> bytes:

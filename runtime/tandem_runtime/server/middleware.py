@@ -68,7 +68,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     # The last line of defence: a bug of ours must not show its traceback, nor close the connection.
     except Exception:
         logger.exception("unexpected error")
-        return _response(InternalError("an internal error occurred; it was logged under this request's id"))
+        return _response(InternalError())
 
 
 def _refusal_of(error: web.HTTPException, request: web.Request) -> RequestError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import Field
 
 from tandem_runtime.server.protocol.base import JsonObject, RequestModel
@@ -68,7 +69,10 @@ Message = Annotated[
 
 
 def for_template(messages: list[Message]) -> list[dict[str, Any]]:
-    """Parts are joined by line breaks, `developer` is a system message, and content is always a string."""
+    """Parts are joined by line breaks, `developer` is a system message, content is always a string.
+
+    Arguments of tool calls are objects, as templates expect them, though OpenAI sends them as JSON text.
+    """
     return [_for_template(message) for message in messages]
 
 
@@ -78,4 +82,15 @@ def _for_template(message: Message) -> dict[str, Any]:
     fields["content"] = content if isinstance(content, str) else "\n".join(part.text for part in content)
     if message.role == "developer":
         fields["role"] = "system"
+    for call in fields.get("tool_calls", ()):
+        call["function"]["arguments"] = _arguments(call["function"]["arguments"])
     return fields
+
+
+def _arguments(given: str | dict[str, Any]) -> Any:
+    if isinstance(given, dict):
+        return given
+    try:
+        return orjson.loads(given)
+    except orjson.JSONDecodeError:
+        return given  # a model's failed attempt is part of the history as it is
