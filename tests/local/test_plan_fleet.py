@@ -25,7 +25,9 @@ OPTIONS = FleetOptions(engine=ServeFlags(model="/m"), prefill=2, decode=3, host=
 
 def plan(options: FleetOptions, machine: Machine = CPU) -> tuple[GatewayFlags, list[ServeFlags]]:
     ports = list(range(1, ports_needed(options) + 1))
-    gateway, *pods = plan_fleet(options, machine, ports=ports, ticket_key_file=Path("/k"), launcher=("tandem",))
+    gateway, *pods = plan_fleet(
+        options, machine, weight_bytes=GIB // 4, ports=ports, ticket_key_file=Path("/k"), launcher=("tandem",)
+    )
     assert gateway.argv[:2] == ("tandem", "gateway")
     assert all(pod.argv[:2] == ("tandem", "serve") for pod in pods)
     assert len({pod.name for pod in pods}) == len(pods)
@@ -55,8 +57,8 @@ def test_engine_flags_reach_every_pod() -> None:
 
 
 def test_pods_divide_the_memory() -> None:
-    _, pods = plan(OPTIONS, replace(CPU, free_memory=5 * GIB))
-    assert {pod.kv_cache_memory for pod in pods} == {"256MiB"}
+    _, pods = plan(OPTIONS, replace(CPU, free_memory=10 * GIB))
+    assert {pod.kv_cache_memory for pod in pods} == {"614MiB"}, "60 % of what 5 x 1 GiB leave, divided by 5"
     _, pods = plan(OPTIONS, GPU)
     assert {(pod.gpu_memory_utilization, pod.kv_cache_memory) for pod in pods} == {(0.18, None)}
 
@@ -90,7 +92,7 @@ def test_impossible_options_are_named(options: FleetOptions, flag: str) -> None:
 
 
 def test_too_little_memory_says_how_much_is_missing() -> None:
-    with pytest.raises(StartupError, match=r"^/m needs 52\.5 GiB for 5 pods \(10\.0 GiB of weights each\) and 40\.0"):
+    with pytest.raises(StartupError, match=r"^/m needs 53\.8 GiB for 5 pods \(10\.0 GiB of weights each\) and 40\.0"):
         check_memory(OPTIONS, replace(CPU, free_memory=40 * GIB), weight_bytes=10 * GIB)
     check_memory(OPTIONS, CPU, weight_bytes=10 * GIB)
     check_memory(OPTIONS, replace(GPU, free_memory=0), weight_bytes=10 * GIB)

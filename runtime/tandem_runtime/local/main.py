@@ -142,7 +142,8 @@ def _run(
         free_memory=psutil.virtual_memory().available,
         has_gpu=Path("/dev/nvidiactl").exists(),
     )
-    check_memory(options, machine, models.weight_bytes(Path(options.engine.model)))
+    weight_bytes = models.weight_bytes(Path(options.engine.model))
+    check_memory(options, machine, weight_bytes)
     pod_ports = free_ports(POD_HOST, ports_needed(options), avoid=(options.port, options.metrics_port))
     if log_dir is not None:
         _make(log_dir)
@@ -150,7 +151,14 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="tandem-") as private:
         key_file = Path(private, "ticket-keys")
         key_file.write_text(secrets.token_hex(32) + "\n")
-        programs = plan_fleet(options, machine, ports=pod_ports, ticket_key_file=key_file, launcher=launcher)
+        programs = plan_fleet(
+            options,
+            machine,
+            weight_bytes=weight_bytes,
+            ports=pod_ports,
+            ticket_key_file=key_file,
+            launcher=launcher,
+        )
         names = [program.name for program in programs]
         with TerminalView(Console(stderr=True), names, echo=echo, log_dir=log_dir) as view:
             drain_s = options.engine.drain_timeout + KILL_AFTER_DRAIN_S

@@ -14,9 +14,10 @@ from tandem_runtime.core.errors import StartupError
 from tandem_runtime.local.child import Program
 
 GIB = 1024**3
-POD_OVERHEAD = GIB // 2
-"""Interpreter, torch and activations of one CPU pod, measured with the demo model and rounded up."""
-KV_PER_POD = 2 * GIB
+POD_OVERHEAD = 3 * GIB // 4
+"""Of one CPU pod beside weights and KV pages: 743 MiB unique to its two processes with the demo model."""
+KV_SHARE = 0.6
+"""Of what weights and overhead leave, for all pods together; the rest is other programs' and the file cache's."""
 POD_HOST = "127.0.0.1"
 FLEET_OWNS = (
     *("role", "host", "port", "metrics_port", "handoff_port", "kv_data_port"),
@@ -57,10 +58,16 @@ def check_options(options: FleetOptions) -> None:
 
 
 def plan_fleet(
-    options: FleetOptions, machine: Machine, *, ports: list[int], ticket_key_file: Path, launcher: tuple[str, ...]
+    options: FleetOptions,
+    machine: Machine,
+    *,
+    weight_bytes: int,
+    ports: list[int],
+    ticket_key_file: Path,
+    launcher: tuple[str, ...],
 ) -> list[Program]:
     """The gateway, then the pods. `ports`: `ports_needed` free ones; `launcher`: the argv of `tandem`."""
-    engine = _with_shares(options, machine)
+    engine = _with_shares(options, machine, weight_bytes)
     free = iter(ports)
     pods: list[tuple[str, ServeFlags]] = []
     roles: list[tuple[Role, int]] = [("decode", options.decode), ("prefill", options.prefill)]
@@ -112,7 +119,7 @@ def reachable(host: str) -> str:
 
 
 def ports_needed(options: FleetOptions) -> int:
-    return 3 * (options.prefill + options.decode)
+    return 3 * _pods(options)
 
 
 def split_threads(cores: int, prefill: int, decode: int) -> dict[Role, int]:
@@ -123,28 +130,33 @@ def split_threads(cores: int, prefill: int, decode: int) -> dict[Role, int]:
 
 def check_memory(options: FleetOptions, machine: Machine, weight_bytes: int) -> None:
     """Raises `StartupError` when the pods' weights alone cannot fit; the KV cache is the pods' own question."""
-    if _on_gpu(options.engine, machine):
-        return
-    pods = options.prefill + options.decode
-    need = pods * (weight_bytes + POD_OVERHEAD)
-    if need > machine.free_memory:
+    left = _memory_left(options, machine, weight_bytes)
+    if left < 0 and not _on_gpu(options.engine, machine):
         raise StartupError(
-            f"{options.engine.model} needs {need / GIB:.1f} GiB for {pods} pods ({weight_bytes / GIB:.1f} GiB of "
-            f"weights each) and {machine.free_memory / GIB:.1f} GiB are free; "
+            f"{options.engine.model} needs {(machine.free_memory - left) / GIB:.1f} GiB for {_pods(options)} pods "
+            f"({weight_bytes / GIB:.1f} GiB of weights each) and {machine.free_memory / GIB:.1f} GiB are free; "
             "start fewer pods or choose a smaller model"
         )
 
 
-def _with_shares(options: FleetOptions, machine: Machine) -> ServeFlags:
+def _with_shares(options: FleetOptions, machine: Machine, weight_bytes: int) -> ServeFlags:
     """Each pod's part of the memory: a pod would otherwise size its KV cache as if it were alone."""
-    engine, pods = options.engine, options.prefill + options.decode
+    engine, pods = options.engine, _pods(options)
     bare = ServeFlags(model=engine.model)
     if engine.kv_cache_memory is not None or engine.gpu_memory_utilization != bare.gpu_memory_utilization:
         return engine
     if _on_gpu(engine, machine):
         return replace(engine, gpu_memory_utilization=round(bare.gpu_memory_utilization / pods, 3))
-    share = min(KV_PER_POD, machine.free_memory // (4 * pods))
+    share = int(KV_SHARE * _memory_left(options, machine, weight_bytes) / pods)
     return replace(engine, kv_cache_memory=f"{share // 1024**2}MiB")
+
+
+def _memory_left(options: FleetOptions, machine: Machine, weight_bytes: int) -> int:
+    return machine.free_memory - _pods(options) * (weight_bytes + POD_OVERHEAD)
+
+
+def _pods(options: FleetOptions) -> int:
+    return options.prefill + options.decode
 
 
 def _on_gpu(engine: ServeFlags, machine: Machine) -> bool:
