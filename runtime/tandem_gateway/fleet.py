@@ -30,6 +30,7 @@ OWN_DELAY_S = 0.1
 class Picked:
     decode: Pod
     prefill: Pod | None
+    spare: Pod | None
 
 
 class Fleet:
@@ -92,7 +93,8 @@ class Fleet:
         self._metrics.prefix_blocks.labels("true").inc(found)
         self._metrics.prefix_blocks.labels("false").inc(len(prompt.blocks) - found)
         decode = self._sent(choice.decode, "decode", prompt)
-        return Picked(decode, self._sent(choice.prefill, "prefill", prompt) if choice.prefill else None)
+        prefill = self._sent(choice.prefill, "prefill", prompt) if choice.prefill else None
+        return Picked(decode, prefill, self._pods[choice.spare] if choice.spare else None)
 
     @contextlib.contextmanager
     def occupied(self, pod: Pod) -> Iterator[None]:

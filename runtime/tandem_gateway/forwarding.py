@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from tandem_contract import headers
@@ -27,7 +27,7 @@ def request_id(given: str | None) -> str:
     return given if given and _SANE_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
 
 
-def to_pod(client: CIMultiDictProxy[str], *, request_id: str, ticket: str | None) -> CIMultiDict[str]:
+def to_pod(client: CIMultiDictProxy[str], *, request_id: str, tickets: Sequence[str]) -> CIMultiDict[str]:
     """A client's headers with our prefix never reach a pod, so a ticket in front of a pod is the gateway's own."""
     sent = CIMultiDict(
         (name, value)
@@ -35,8 +35,8 @@ def to_pod(client: CIMultiDictProxy[str], *, request_id: str, ticket: str | None
         if _allowed(name.lower(), _NOT_TO_POD, client) or name.lower() == headers.TIMING.lower()
     )
     sent[headers.REQUEST_ID] = request_id
-    if ticket is not None:
-        sent[headers.TICKET] = ticket
+    if tickets:
+        sent[headers.TICKET] = ",".join(tickets)
     return sent
 
 

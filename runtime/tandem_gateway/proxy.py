@@ -152,7 +152,7 @@ class Proxy:
 
     async def _send(self, call: Call, picked: Picked) -> aiohttp.ClientResponse:
         pod = picked.decode
-        sent = forwarding.to_pod(call.headers, request_id=call.request_id, ticket=self._ticket(call, picked.prefill))
+        sent = forwarding.to_pod(call.headers, request_id=call.request_id, tickets=self._sign(call, picked))
         # aiohttp writes bytes in one go, which for large ones would hold up every other stream.
         body = io.BytesIO(call.body) if len(call.body) > _LARGE_BODY_BYTES else call.body
         try:
@@ -184,18 +184,26 @@ class Proxy:
             raise AttemptFailed("broken", _broken())
         await client.fail(_broken())
 
-    def _ticket(self, call: Call, prefill: Pod | None) -> str | None:
-        if prefill is None or self._tickets is None or prefill.status is None:
-            return None
-        ticket = Ticket(
-            request_id=call.request_id,
-            prefill_host=prefill.url.host or "",
-            prefill_port=prefill.status.handoff_port,
-            prefill_incarnation=prefill.status.incarnation,
-            nonce=new_nonce(),
-            expires_at=time.time() + DEFAULT_TTL_S,
-        )
-        return sign(ticket, self._tickets.get()[0])
+    def _sign(self, call: Call, picked: Picked) -> list[str]:
+        """A ticket for each prefill pod that the decode pod may ask, in order."""
+        if self._tickets is None:
+            return []
+        key = self._tickets.get()[0]
+        return [
+            sign(
+                Ticket(
+                    request_id=call.request_id,
+                    prefill_host=prefill.url.host or "",
+                    prefill_port=prefill.status.handoff_port,
+                    prefill_incarnation=prefill.status.incarnation,
+                    nonce=new_nonce(),
+                    expires_at=time.time() + DEFAULT_TTL_S,
+                ),
+                key,
+            )
+            for prefill in (picked.prefill, picked.spare)
+            if prefill is not None and prefill.status is not None
+        ]
 
 
 async def _buffered(upstream: aiohttp.ClientResponse, answer_headers: CIMultiDict[str]) -> web.Response:

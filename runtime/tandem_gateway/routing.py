@@ -57,6 +57,8 @@ class Choice:
     decode: str
     prefill: str | None
     """None: the decode pod computes the prompt itself."""
+    spare: str | None = None
+    """Another prefill pod, for when the first one fails the request."""
 
 
 def choose(ask: Ask, pods: Sequence[PodView], strategy: Strategy = "PrefixAware") -> Choice | None:
@@ -65,11 +67,12 @@ def choose(ask: Ask, pods: Sequence[PodView], strategy: Strategy = "PrefixAware"
     decode = _pick(ask, [pod for pod in able if pod.role != "prefill" and _serves(pod, ask.model)], strategy)
     if decode is None:
         return None
-    prefill = None
+    peers = []
     if ask.wants_prefill and decode.role == "decode":
         peers = [pod for pod in able if pod.role == "prefill" and pod.fingerprint == decode.fingerprint]
-        prefill = _pick(ask, peers, strategy)
-    return Choice(decode.key, prefill.key if prefill else None)
+    prefill = _pick(ask, peers, strategy)
+    spare = _pick(ask, [pod for pod in peers if pod is not prefill], strategy)
+    return Choice(decode.key, prefill.key if prefill else None, spare.key if spare else None)
 
 
 def served_models(pods: Iterable[PodView]) -> Collection[str]:

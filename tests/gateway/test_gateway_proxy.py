@@ -88,6 +88,18 @@ async def test_a_client_cannot_speak_our_headers(key_file: str) -> None:
         assert headers.TICKET not in decode.seen[-1].headers
 
 
+async def test_a_second_prefill_pod_gets_a_ticket_of_its_own(key_file: str) -> None:
+    first, second = FakeEngine(status("p1", "prefill")), FakeEngine(status("p2", "prefill"))
+    async with first, second, FakeEngine() as decode:
+        async with gateway_before(decode, first, second, ticket_key_file=key_file) as client:
+            answer = await client.chat()
+            texts = decode.seen[-1].headers[headers.TICKET].split(",")
+            tickets = [ticket.verify(text, [KEY.encode()]) for text in texts]
+            assert len({one.nonce for one in tickets}) == 2
+            assert len({one.request_id for one in tickets}) == 1
+            assert answer.headers[headers.PODS].startswith(f"decode={decode.key}; prefill=")
+
+
 async def test_without_ticket_keys_nobody_is_asked_to_prefill() -> None:
     async with FakeEngine(status("p", "prefill")) as prefill, FakeEngine() as decode:
         async with gateway_before(decode, prefill) as client:

@@ -58,6 +58,10 @@ def test_a_pick_is_always_a_pod_that_can_answer(
     assert (choice.prefill is not None) == (decode.role == "decode" and bool(peers))
     if choice.prefill is not None:
         assert by_key[choice.prefill] in peers
+    assert (choice.spare is not None) == (choice.prefill is not None and len(peers) > 1)
+    if choice.spare is not None:
+        assert by_key[choice.spare] in peers
+        assert choice.spare != choice.prefill
 
 
 @given(pods=pod_lists, turn=st.integers(0, 100))

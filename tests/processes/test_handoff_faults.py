@@ -99,6 +99,27 @@ async def test_kill_of_prefill_mid_transfer(fleet: Fleet, reference: EnginePod) 
         decode.pod.wait_idle()
 
 
+async def test_a_second_prefill_pod_takes_over(fleet: Fleet, reference: EnginePod) -> None:
+    first, second = (fleet.pod("prefill", **TINY_STEPS) for _ in range(2))
+    with proxied_decode(fleet, hold_after=200_000) as decode:
+        first.wait_ready()
+        second.wait_ready()
+        body = completion_body(random_prompt(random.Random(20), 2000))
+        tickets = ",".join(fleet.ticket(pod, "over") for pod in (first, second))
+        sent = {headers.REQUEST_ID: "over", headers.TICKET: tickets, headers.TIMING: "1"}
+        asking = asyncio.create_task(ask(decode.pod.url, body, sent))
+        await holding(decode.data)
+        first.kill()
+        decode.data.release()
+        answer = await asking
+        await assert_right(answer, reference, body)
+        assert answer["tandem"]["prefill_pod"] == f"127.0.0.1:{second.flags.handoff_port}"
+        assert decode.pod.metric(names.HANDOFF_FALLBACKS) == 0
+        decode.pod.wait_idle()
+        second.wait_idle()
+    second.kill()
+
+
 async def test_sigstop_of_prefill_mid_transfer(fleet: Fleet, reference: EnginePod) -> None:
     prefill = fleet.pod("prefill", handoff_lease_seconds=2.0, **TINY_STEPS)
     with proxied_decode(fleet, hold_after=200_000) as decode:
