@@ -14,6 +14,7 @@ import pytest
 from support.scripted_engine import ScriptedEngine
 from tandem_contract.flags import ServeFlags
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.engine.messages import EngineStatus
 from tandem_runtime.server.main import serve_pod
 from tandem_runtime.text.tokenizer import Tokenizer
 
@@ -139,6 +140,18 @@ async def test_what_outlasts_the_drain_timeout_ends_in_an_error(life: Life, n: i
                 assert refused.status == 503
         assert await exit_status == 0
     assert len(life.engine.ended) == n + 1
+
+
+async def test_a_prefill_pod_ends_its_peers_work_first(life: Life) -> None:
+    async with life.running() as (http, exit_status):
+        await life.until_ready(http)
+        life.engine.on_status(EngineStatus(running=1))
+        life.stop.set()
+        while await probe(http, "/readyz") == 200:
+            pass
+        assert not exit_status.done()
+        life.engine.on_status(EngineStatus(running=0))
+        assert await asyncio.wait_for(exit_status, 5) == 0
 
 
 async def test_a_failed_load_is_a_startup_error(life: Life) -> None:

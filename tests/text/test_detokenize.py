@@ -29,7 +29,7 @@ def shown(tokenizer: Tokenizer, token_ids: list[int]) -> str:
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_random_ids_as_the_full_decode(both: tuple[Tokenizer, tokenizers.Tokenizer], data: st.DataObject) -> None:
     ours, library = both
     token_ids = data.draw(st.lists(st.integers(0, library.get_vocab_size() - 1), max_size=60))
@@ -41,7 +41,7 @@ def test_random_ids_as_the_full_decode(both: tuple[Tokenizer, tokenizers.Tokeniz
 
 
 @given(text=st.text(max_size=80))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_real_text_is_shown_whole(both: tuple[Tokenizer, tokenizers.Tokenizer], text: str) -> None:
     ours, library = both
     token_ids = library.encode(text, add_special_tokens=False).ids

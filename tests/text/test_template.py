@@ -35,6 +35,18 @@ def test_qwen3_prompts_as_transformers_renders_them(
     )
 
 
+@pytest.mark.model
+def test_smollm2_prompts_as_transformers_renders_them(smollm2_folder: Path) -> None:
+    """Its template adds a system message where there is none."""
+    messages = [{"role": "user", "content": "Hi"}]
+    template = Tokenizer(str(smollm2_folder)).template
+    assert template is not None
+    reference = AutoTokenizer.from_pretrained(smollm2_folder)
+    assert template.render(messages) == reference.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+
+
 def test_unknown_variables_are_refused_by_name() -> None:
     template = ChatTemplate("{{ messages[0].content }}{{ tone }}", {})
     with pytest.raises(RequestError, match=r"no variable 'mood'.*it has: tone") as refusal:

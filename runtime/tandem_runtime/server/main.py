@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -68,7 +68,7 @@ async def serve_pod(
         await listen(build_metrics_app(pod), metrics, stack)
         engine = start_engine(flags, pod.name)
         stack.push_async_callback(engine.close)
-        engine.on_status = pod.metrics.observe
+        engine.on_status = pod.observe
         if handoff is not None:
             caller = HandoffCaller()
             stack.push_async_callback(caller.close)
@@ -106,8 +106,12 @@ async def drain(pod: Pod) -> None:
     """Takes no more requests, lets those in flight go on up to the drain timeout, then ends them with an error."""
     pod.draining = True
     logger.info("draining: %d requests in flight", len(pod.in_flight))
-    if pod.in_flight:
-        await asyncio.wait(pod.in_flight, timeout=pod.flags.drain_timeout)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(pod.flags.drain_timeout):
+            if pod.in_flight:
+                await asyncio.wait(pod.in_flight)
+            # The work of a prefill pod comes from its peers, not from requests.
+            await pod.engine_idle.wait()
     if pod.in_flight:
         logger.warning("drain timeout: ending %d requests", len(pod.in_flight))
         pod.cut_off = True

@@ -14,6 +14,7 @@ from tandem_contract.status import PodStatus
 
 from tandem_runtime.core.errors import RequestError, UnknownModelError
 from tandem_runtime.engine.client import EngineClient, EngineInfo
+from tandem_runtime.engine.messages import EngineStatus
 from tandem_runtime.server.auth import ApiKeys, Tickets
 from tandem_runtime.server.errors import UnavailableError
 from tandem_runtime.server.metrics import Metrics
@@ -49,15 +50,26 @@ class Pod:
     """The drain timeout has passed; requests still in flight are being ended."""
     in_flight: set[asyncio.Task[object]] = field(default_factory=set)
     """Handlers of generation requests."""
+    engine_idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether the engine has neither running nor waiting sequences."""
     _serials: count[int] = field(default_factory=count)
     _seeds: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
         self._seeds = random.Random(self.flags.seed)
+        self.engine_idle.set()
 
     @property
     def ready(self) -> bool:
         return self.loaded is not None and self.loaded.engine.alive and not self.draining
+
+    def observe(self, status: EngineStatus) -> None:
+        """To be called with every status of the engine, in order."""
+        self.metrics.observe(status)
+        if status.running + status.waiting:
+            self.engine_idle.clear()
+        else:
+            self.engine_idle.set()
 
     def check_name(self, name: str) -> None:
         """Raises `UnknownModelError`."""
