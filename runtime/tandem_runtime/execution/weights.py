@@ -44,14 +44,25 @@ class WeightSource(ABC):
     """Tensors of one dtype on one device."""
 
     def __init__(self, *, dtype: torch.dtype, device: str) -> None:
-        self._dtype = dtype
-        self._device = device
+        self.dtype = dtype
+        self.device = device
+        self._lent = torch.empty(0, dtype=dtype, device=device)
 
     def take(self, parts: Sequence[Part]) -> torch.Tensor:
         """The parts below one another, as one new tensor; raises `StartupError`."""
-        num_rows = sum(len(part.taken_rows) for part in parts)
-        shape = (num_rows,) if len(parts[0].shape) == 1 else (num_rows, len(parts[0].taken_cols))
-        target = torch.empty(shape, dtype=self._dtype, device=self._device)
+        return self._assemble(torch.empty(_shape(parts), dtype=self.dtype, device=self.device), parts)
+
+    def lend(self, parts: Sequence[Part]) -> torch.Tensor:
+        """As `take`, in a buffer that the next `lend` overwrites: for weights that are repacked at once.
+
+        A new tensor for each would leave the heap in pieces, a fifth larger than the weights.
+        """
+        shape = _shape(parts)
+        if shape.numel() > self._lent.numel():
+            self._lent = torch.empty(shape.numel(), dtype=self.dtype, device=self.device)
+        return self._assemble(self._lent[: shape.numel()].view(shape), parts)
+
+    def _assemble(self, target: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
         row = 0
         for part in parts:
             count = len(part.taken_rows)
@@ -145,12 +156,17 @@ class DummySource(WeightSource):
             target.fill_(0.0 if part.name.endswith("bias") else 1.0)
             return
         start = sum((i + 1) * byte for i, byte in enumerate(part.name.encode())) * 7919
-        cols = torch.arange(part.taken_cols.start, part.taken_cols.stop, device=self._device)
+        cols = torch.arange(part.taken_cols.start, part.taken_cols.stop, device=self.device)
         step = max(1, self.STAGING_ELEMENTS // max(1, len(part.taken_cols)))
         for first in range(0, len(part.taken_rows), step):
             rows = part.taken_rows[first : first + step]
-            index = torch.arange(rows.start, rows.stop, device=self._device)[:, None] * part.shape[1] + cols + start
+            index = torch.arange(rows.start, rows.stop, device=self.device)[:, None] * part.shape[1] + cols + start
             target[first : first + len(rows)] = self._pool[index.remainder_(self.POOL)]
 
     def finish(self) -> None:
         pass
+
+
+def _shape(parts: Sequence[Part]) -> torch.Size:
+    num_rows = sum(len(part.taken_rows) for part in parts)
+    return torch.Size((num_rows,) if len(parts[0].shape) == 1 else (num_rows, len(parts[0].taken_cols)))

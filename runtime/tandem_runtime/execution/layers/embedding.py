@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from tandem_runtime.execution.layers.context import BuildContext
-from tandem_runtime.execution.layers.linear import Linear
+from tandem_runtime.execution.layers.linear import Linear, load_linear
 from tandem_runtime.execution.weights import Part
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -42,10 +42,11 @@ class Head:
         rows = context.tp.vocabulary(config.vocab_size)
         self._padding = context.tp.vocabulary_step(config.vocab_size) - len(rows)
         if config.tie_word_embeddings:
-            weight = embedding.weight_VE
+            self._linear = Linear(embedding.weight_VE)
         else:
-            weight = context.weights.take([Part(HEAD, (config.vocab_size, config.hidden_size), rows=rows)])
-        self._linear = Linear(weight)
+            self._linear = load_linear(
+                context.weights, [Part(HEAD, (config.vocab_size, config.hidden_size), rows=rows)]
+            )
 
     def __call__(self, hidden_RE: torch.Tensor) -> torch.Tensor | None:
         """[rows, vocab]; None on every rank but 0."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 from tandem_runtime.execution.layers.context import BuildContext
-from tandem_runtime.execution.weights import Part
+from tandem_runtime.execution.weights import Part, WeightSource
 
 PACK_ROWS = 8
 """The batch for which oneDNN chooses its weight layout; measured best for decode, no worse for prefill."""
@@ -22,9 +22,8 @@ class Linear:
     """
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
-        self.out_features, self.in_features = weight_NK.shape
         self._bias = bias_N
-        self._packed = packable(weight_NK)
+        self._packed = packs(weight_NK.dtype, weight_NK.device.type)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_NK, PACK_ROWS) if self._packed else weight_NK
 
     def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
@@ -52,11 +51,11 @@ class RowParallelLinear:
         self, context: BuildContext, name: str, *, out_size: int, in_size: int, cols: range, bias: bool
     ) -> None:
         self._tp = context.tp
-        weight = context.weights.take([Part(f"{name}.weight", (out_size, in_size), cols=cols)])
+        parts = [Part(f"{name}.weight", (out_size, in_size), cols=cols)]
         # The sum over ranks must hold the bias once.
         add_bias = bias and context.tp.rank == 0
         full_bias = context.weights.take([Part(f"{name}.bias", (out_size,))]) if bias else None
-        self._linear = Linear(weight, full_bias if add_bias else None)
+        self._linear = load_linear(context.weights, parts, full_bias if add_bias else None)
 
     def add_to(self, residual_TN: torch.Tensor, x_TK: torch.Tensor) -> torch.Tensor:
         if self._tp.world == 1:
@@ -67,20 +66,19 @@ class RowParallelLinear:
 def column_parallel(context: BuildContext, parts: Sequence[tuple[str, int, range]], *, bias: bool) -> Linear:
     """One fused product of several projections of the same input: (name, rows of the whole tensor, rows held here)."""
     hidden = context.config.hidden_size
-    weight = context.weights.take([Part(f"{name}.weight", (size, hidden), rows=rows) for name, size, rows in parts])
+    weights = [Part(f"{name}.weight", (size, hidden), rows=rows) for name, size, rows in parts]
     biases = [Part(f"{name}.bias", (size,), rows=rows) for name, size, rows in parts]
-    return Linear(weight, context.weights.take(biases) if bias else None)
+    return load_linear(context.weights, weights, context.weights.take(biases) if bias else None)
 
 
-def packable(weight_NK: torch.Tensor) -> bool:
-    return weight_NK.device.type == "cpu" and _SUPPORTED.get(weight_NK.dtype, _never)()
+def load_linear(source: WeightSource, parts: Sequence[Part], bias_N: torch.Tensor | None = None) -> Linear:
+    return Linear((source.lend if packs(source.dtype, source.device) else source.take)(parts), bias_N)
 
 
-def _never() -> bool:
-    return False
-
-
-_SUPPORTED: dict[torch.dtype, Callable[[], bool]] = {
-    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
-    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
-}
+def packs(dtype: torch.dtype, device: str) -> bool:
+    """Whether a linear of this kind keeps its weight in oneDNN's layout."""
+    if device != "cpu":
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float16 and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
