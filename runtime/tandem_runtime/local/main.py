@@ -35,6 +35,7 @@ from tandem_runtime.local.ports import free_ports, require_free
 from tandem_runtime.local.view import TerminalView
 
 LAUNCHER = (sys.executable, "-m", "tandem_cli.main")
+# Each token of its first sentence leads by a logit or more: rounding does not change the answer.
 QUESTION = "What is the capital of France, and what is it known for? Answer in two sentences."
 KILL_AFTER_DRAIN_S = 5.0
 
