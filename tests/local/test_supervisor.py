@@ -66,9 +66,9 @@ async def test_a_program_that_ignores_sigterm_is_killed_after_the_drain() -> Non
 
 async def test_leaving_at_once_still_ends_what_was_just_started() -> None:
     view = Record()
-    async with Supervisor([server("a")], view, drain_s=10) as fleet:
+    async with Supervisor([server("a")], view, drain_s=10):
         pass
-    assert fleet.pids == {}
+    assert view.states[-1] == ("a", "stopped", "")
 
 
 async def test_death_before_readiness_repeats_the_last_line() -> None:

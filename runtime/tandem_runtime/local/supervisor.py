@@ -76,10 +76,6 @@ class Supervisor:
         self._end_all()
 
     @property
-    def pids(self) -> dict[str, int]:
-        return {name: child.pid for name, child in self._children.items()}
-
-    @property
     def was_ready(self) -> bool:
         return not self._never_ready
 
