@@ -138,7 +138,8 @@ BAD = [
     bad("environment from two sources", "exactly one of secretKeyRef",
         (f"{T}.env", [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"},
                                                   "secretKeyRef": {"name": "s", "key": "k"}}}])),
-    bad("environment of the operator", "set by the operator; remove it", (f"{T}.env", [{"name": "POD_IP", "value": "1"}])),
+    bad("environment of the operator", "set by the operator; remove it",
+        (f"{T}.env", [{"name": "POD_IP", "value": "1"}])),
     bad("environment with a credential", "credentials belong into a Secret",
         (f"{T}.env", [{"name": "HF_TOKEN", "value": "hf_x"}])),
     bad("environment name", "spec.prefill.template.env", (f"{T}.env", [{"name": "A-B", "value": "1"}])),
@@ -183,7 +184,9 @@ GOOD_SPECS = {
     "tos": uri("tos://bucket/Qwen/Qwen3-32B/"),
     "tos by endpoint": uri("tos://b/p", ("model.region", None), ("model.storage.endpoint", "https://tos.example.com")),
     "vePFS by environment": uri(
-        "hostPath://$VEPFS_MODEL_PATH", (f"{T}.env", [{"name": "VEPFS_MODEL_PATH", "value": "/vepfs/q"}])
+        "hostPath://$VEPFS_MODEL_PATH",
+        (f"{T}.env", [{"name": "VEPFS_MODEL_PATH", "value": "/vepfs/q"}]),
+        ("decode.template.env", [{"name": "VEPFS_MODEL_PATH", "value": "/vepfs/q"}]),
     ),
     "claim": uri("pvc://models/Qwen3-32B", ("model.region", None)),
     "hub": uri("hf://Qwen/Qwen3-32B", ("model.revision", "main")),

@@ -17,15 +17,7 @@ def admit(body: Any, schema: Schema) -> tuple[dict[str, Any], list[str]]:
     """The object with defaults filled in, and everything that speaks against it (`fieldValidation=Strict`)."""
     filled = copy.deepcopy(body)
     _default(filled, schema)
-    problems = [
-        f"{_dotted(error.absolute_path)}: {error.message}"
-        + (
-            f" ({_dotted(error.absolute_path)}.{error.message.split(chr(39))[1]})"
-            if error.validator == "required"
-            else ""
-        )
-        for error in jsonschema.Draft202012Validator(schema).iter_errors(filled)
-    ]
+    problems = [_described(error) for error in jsonschema.Draft202012Validator(schema).iter_errors(filled)]
     problems += [f'unknown field "{path}"' for path in _unknown(filled, schema, "")]
     # As the API server: rules see only objects of the right shape.
     return filled, problems or list(_broken_rules(filled, schema, ""))
@@ -73,6 +65,13 @@ def _children(value: Any, schema: Schema) -> Iterator[tuple[str, Any, Schema | N
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield str(index), item, schema.get("items", {})
+
+
+def _described(error: jsonschema.ValidationError) -> str:
+    path = _dotted(error.absolute_path)
+    if error.validator == "required":
+        path += "." + error.message.split("'")[1]
+    return f"{path}: {error.message}"
 
 
 def _dotted(path: Any) -> str:

@@ -28,7 +28,7 @@ class GatewayService(ApiModel):
     type: Literal["ClusterIP", "LoadBalancer"] = "ClusterIP"
     annotations: StringMap = Field({}, description="Subnet, security group, bandwidth: the cloud's own settings.")
     load_balancer_class: Text | None = None
-    load_balancer_source_ranges: Annotated[list[Text], Field(max_length=64)] = []
+    load_balancer_source_ranges: Annotated[list[Text], Field(max_length=64)] = Field([])
     external_traffic_policy: Literal["Cluster", "Local"] | None = None
     expose_metrics: bool = Field(True, description="Also offer port 8080.")
 

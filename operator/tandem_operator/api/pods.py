@@ -134,13 +134,13 @@ class PodUser(ApiModel):
 class PodTemplate(ApiModel):
     image: Text | None = Field(None, description="Default: the image the operator was installed with.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    image_pull_secrets: Annotated[list[Name], Field(max_length=8)] = []
+    image_pull_secrets: Annotated[list[Name], Field(max_length=8)] = Field([])
     resources: Resources = section(Resources, "CPU and memory; GPUs come from parallelism, RDMA devices from rdma.")
     env: Annotated[list[EnvVar], Field(max_length=64)] = Field([], json_schema_extra=keyed("name"))
-    labels: StringMap = {}
-    annotations: StringMap = {}
-    node_selector: StringMap = {}
-    tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
+    labels: StringMap = Field({})
+    annotations: StringMap = Field({})
+    node_selector: StringMap = Field({})
+    tolerations: Annotated[list[Toleration], Field(max_length=16)] = Field([])
     affinity: dict[str, Any] | None = Field(
         None,
         description="A Kubernetes affinity, passed on as it is.",

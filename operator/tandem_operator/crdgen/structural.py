@@ -16,7 +16,7 @@ def structural(model: type[BaseModel]) -> Schema:
 
 
 def _convert(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """Inlines references, drops null alternatives and defaults that say nothing, renames what Kubernetes has no word for."""
+    """Inlines references, drops null alternatives and defaults that say nothing, writes `const` as `enum`."""
     schema = _resolve(schema, definitions)
     if "anyOf" in schema and "x-kubernetes-int-or-string" not in schema:
         (only,) = (option for option in schema["anyOf"] if option.get("type") != "null")
@@ -38,7 +38,7 @@ def _convert(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _says_nothing(schema: Schema) -> bool:
-    """An empty list or map, or an object whose fields have no default either; {} of a section is kept for its fields."""
+    """An empty list or map. The {} of a section is kept, since its fields have defaults of their own."""
     return schema["default"] == [] or (schema["default"] == {} and "properties" not in schema)
 
 

@@ -1,0 +1,182 @@
+"""The StatefulSet of one role and revision: download, engine, devices."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import NoReturn
+
+from tandem_contract import labels, ports
+from tandem_contract.flags import FlagError, ServeFlags, add_arguments, from_namespace, to_argv
+
+from tandem_operator.api.roles import RoleSpec
+from tandem_operator.api.service import InvalidSpec
+from tandem_operator.plan import names
+from tandem_operator.plan.context import EngineRole, Installation, Manifest, Service
+from tandem_operator.plan.model import CREDENTIALS, MODELS, ModelPlan, find_preset
+from tandem_operator.plan.observed import RECORDED_TEMPLATE, WANTED
+from tandem_operator.plan.pods import (
+    LOCKED_DOWN,
+    TICKET_KEYS,
+    container,
+    drain_seconds,
+    pod_template,
+    resources,
+    serving,
+)
+from tandem_operator.plan.ticket_keys import FILE
+
+RDMA_RESOURCE = "vke.volcengine.com/rdma"
+RDMA_NETWORKS = "k8s.volcengine.com/pod-networks"
+RDMA_GID_INDEX = "3"
+"""RoCE v2 over IPv4 on the usual driver; template.env NCCL_IB_GID_INDEX overrides it."""
+
+
+def engine_set(
+    service: Service,
+    role: EngineRole,
+    revision: str,
+    model: ModelPlan,
+    installation: Installation,
+    *,
+    replicas: int | None,
+    recorded: Manifest | None,
+    wanted: int | None,
+) -> Manifest:
+    """`replicas` None: an autoscaler owns them. `recorded` wins over what this operator would render today."""
+    name = names.engine_set(service.name, role, revision)
+    tags = names.selector(service, role) | {labels.REVISION: revision}
+    template = recorded or engine_template(service, role, revision, model, installation)
+    manifest = names.child(
+        service,
+        "apps/v1",
+        "StatefulSet",
+        name,
+        role,
+        spec={
+            "serviceName": names.role(service.name, role),
+            "podManagementPolicy": "Parallel",
+            # Templates are never edited: another template is another revision, with a set of its own.
+            "updateStrategy": {"type": "OnDelete"},
+            "revisionHistoryLimit": 1,
+            "selector": {"matchLabels": tags},
+            "template": template,
+        },
+    )
+    manifest["metadata"]["labels"] |= tags
+    record = json.dumps(template, sort_keys=True, separators=(",", ":"))
+    manifest["metadata"]["annotations"] = {RECORDED_TEMPLATE: record}
+    if wanted is not None:
+        manifest["metadata"]["annotations"][WANTED] = str(wanted)
+    if replicas is not None:
+        manifest["spec"]["replicas"] = replicas
+    return manifest
+
+
+def engine_template(
+    service: Service, role: EngineRole, revision: str, model: ModelPlan, installation: Installation
+) -> Manifest:
+    spec: RoleSpec = getattr(service.spec, role)
+    template = spec.template
+    flags = serve_flags(service, role, model, installation)
+    preset = find_preset(service.spec.model, installation.presets)
+    needs = getattr(preset, role) if preset else None
+    devices = {} if service.spec.engine.accelerator == "none" else {"nvidia.com/gpu": str(flags.tensor_parallel_size)}
+    if spec.rdma:
+        devices[RDMA_RESOURCE] = str(spec.rdma)
+    mount = {"name": "model", "mountPath": MODELS} | ({"subPath": model.sub_path} if model.sub_path else {})
+    engine = container(
+        "engine",
+        template,
+        image=template.image or installation.engine_image,
+        args=["serve", *to_argv(flags)],
+        env_=[
+            ("HOME", "/tmp"),
+            ("TRITON_CACHE_DIR", "/tmp/triton"),
+            *([("NCCL_IB_GID_INDEX", RDMA_GID_INDEX)] if spec.rdma else []),
+        ],
+        mounts=[
+            mount | {"readOnly": True},
+            {"name": "ticket-key", "mountPath": TICKET_KEYS, "readOnly": True},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+        resources=resources(
+            template,
+            requests={"cpu": needs.cpu, "memory": needs.memory} if needs else {"cpu": "2", "memory": "4Gi"},
+            limits=devices,
+        ),
+        **serving(template.startup_timeout_seconds),
+    )
+    engine["ports"].append({"name": "handoff", "containerPort": ports.HANDOFF})
+    if spec.rdma:
+        engine["securityContext"] = LOCKED_DOWN | {"capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]}}
+    volumes = [
+        {"name": "model", **model.volume},
+        {"name": "ticket-key", "secret": {"secretName": names.ticket_key(service.name)}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        *([{"name": "credentials", "secret": {"secretName": model.credentials}}] if model.credentials else []),
+    ]
+    networks = {RDMA_NETWORKS: json.dumps([{"cniConf": {"name": "rdma"}}] * spec.rdma)} if spec.rdma else {}
+    return pod_template(
+        service,
+        role,
+        template,
+        container=engine,
+        init_containers=[_fetch(spec, model, installation)],
+        volumes=volumes,
+        labels_={labels.REVISION: revision},
+        annotations={"kubectl.kubernetes.io/default-container": "engine", **networks},
+        service_account=names.engine_account(service.name),
+        token=False,
+    )
+
+
+def serve_flags(service: Service, role: EngineRole, model: ModelPlan, installation: Installation) -> ServeFlags:
+    """Raises `InvalidSpec` for extraArgs that `tandem serve` would refuse."""
+    spec: RoleSpec = getattr(service.spec, role)
+    engine = service.spec.engine
+    preset = find_preset(service.spec.model, installation.presets)
+    base = ServeFlags(
+        model=model.folder,
+        served_model_name=(model.served_name,),
+        role=role,
+        tensor_parallel_size=spec.parallelism.tensor or (getattr(preset, role).tensor if preset else 1),
+        max_model_len=engine.max_model_len or (preset.max_model_len if preset else None),
+        quantization=engine.quantization,
+        kv_cache_dtype=engine.kv_cache_dtype,
+        device="cpu" if engine.accelerator == "none" else "auto",
+        drain_timeout=drain_seconds(spec.template),
+        ticket_key_file=f"{TICKET_KEYS}/{FILE}",
+        log_format="json",
+    )
+    parser = _Parser(prog="tandem serve", allow_abbrev=False)
+    add_arguments(parser, ServeFlags)
+    try:
+        return from_namespace(ServeFlags, parser.parse_args([*to_argv(base), *engine.extra_args, *spec.extra_args]))
+    except (FlagError, argparse.ArgumentError) as error:
+        raise InvalidSpec(f"spec.engine.extraArgs and spec.{role}.extraArgs: {error}") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise FlagError(message)
+
+
+def _fetch(spec: RoleSpec, model: ModelPlan, installation: Installation) -> Manifest:
+    mount = {"name": "model", "mountPath": MODELS} | ({"subPath": model.sub_path} if model.sub_path else {})
+    mounts: list[Manifest] = [mount | ({} if model.downloads else {"readOnly": True})]
+    if model.credentials:
+        mounts.append({"name": "credentials", "mountPath": CREDENTIALS, "readOnly": True})
+    fetch = container(
+        "fetch",
+        spec.template,
+        image=installation.small_image,
+        args=["fetch", *to_argv(model.fetch)],
+        env_=[("HOME", "/tmp")],
+        mounts=mounts,
+        resources={"requests": {"cpu": "500m", "memory": "1Gi"}},
+    )
+    if model.downloads and "hostPath" in model.volume:
+        # The kubelet makes the folder for root; root without capabilities can write there and nowhere else.
+        fetch["securityContext"] = LOCKED_DOWN | {"runAsUser": 0, "runAsNonRoot": False}
+    return fetch

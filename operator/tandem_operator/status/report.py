@@ -1,0 +1,84 @@
+"""The status to write: all answers, counts and the address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tandem_contract import ports
+
+from tandem_operator.api.service import InvalidSpec
+from tandem_operator.plan import names
+from tandem_operator.plan.context import ENGINE_ROLES, Manifest, Service
+from tandem_operator.plan.observed import Observed
+from tandem_operator.status.facts import Facts, RoleFacts
+from tandem_operator.status.questions import QUESTIONS, Answer
+
+
+def status(facts: Facts, previous: Manifest, *, now: str, cluster_domain: str) -> Manifest:
+    """`previous` status gives unchanged conditions their transition time; `now` is RFC 3339."""
+    answers = {name: question(facts) for name, question in QUESTIONS}
+    counts = facts.gateway
+    return {
+        "observedGeneration": facts.service.generation,
+        "url": url(facts.service, facts.observed, cluster_domain),
+        "revision": facts.plan.revision,
+        "model": {"servedName": facts.plan.model.served_name, "uri": facts.plan.model.uri},
+        **{role: _role(facts.roles[role]) for role in ENGINE_ROLES},
+        "gateway": {"replicas": counts["desired"], "ready": counts["ready"]},
+        "conditions": _conditions(answers, previous, facts.service.generation, now),
+    }
+
+
+def invalid_status(error: InvalidSpec, previous: Manifest, *, generation: int, now: str) -> Manifest:
+    """Children are left as they are, so a spec that cannot be served does not take down the one before it."""
+    answer = Answer("False", "InvalidSpec", str(error))
+    answers = {
+        "Ready": answer,
+        "Progressing": Answer("False", "InvalidSpec", "Nothing is changed until the spec is repaired."),
+        "Degraded": Answer("True", "InvalidSpec", str(error)),
+    }
+    kept = [c for c in previous.get("conditions", []) if c["type"] not in answers]
+    conditions = _conditions(answers, previous, generation, now)
+    return {**previous, "observedGeneration": generation, "conditions": [*conditions, *kept]}
+
+
+def url(service: Service, observed: Observed, cluster_domain: str) -> str | None:
+    """None while a load balancer has no address yet."""
+    name = names.gateway(service.name)
+    if service.spec.gateway.service.type == "ClusterIP":
+        return f"http://{name}.{service.namespace}.svc.{cluster_domain}:{ports.API}"
+    there: dict[str, Any] = observed.get("Service", name) or {}
+    for ingress in there.get("status", {}).get("loadBalancer", {}).get("ingress", []):
+        host = ingress.get("hostname") or ingress.get("ip")
+        if host:
+            return f"http://[{host}]:{ports.API}" if ":" in host else f"http://{host}:{ports.API}"
+    return None
+
+
+def _role(count: RoleFacts) -> Manifest:
+    return {
+        "summary": f"{count.updated_ready}/{count.desired}",
+        "desired": count.desired,
+        "replicas": count.pods,
+        "updated": count.updated,
+        "ready": count.ready,
+    }
+
+
+def _conditions(answers: dict[str, Answer], previous: Manifest, generation: int, now: str) -> list[Manifest]:
+    before = {condition["type"]: condition for condition in previous.get("conditions", [])}
+    conditions = []
+    for name, answer in answers.items():
+        old = before.get(name, {})
+        same = old.get("status") == answer.status
+        conditions.append(
+            {
+                "type": name,
+                "status": answer.status,
+                "reason": answer.reason,
+                "message": answer.message,
+                "observedGeneration": generation,
+                "lastTransitionTime": old.get("lastTransitionTime", now) if same else now,
+            }
+        )
+    return conditions

@@ -1,0 +1,208 @@
+"""The manifests a service becomes: valid for Kubernetes, locked down, and understood by the programs in the pods."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from support.bad_specs import CLB, GOOD_SPECS
+from support.infsvc import INSTALLATION, child, engine_sets, observed, plan, pods_of, service
+from tandem_contract.fetch_flags import FetchFlags
+from tandem_contract.flags import GatewayFlags, ServeFlags, parse
+from tandem_operator.api.service import MAX_NAME, InvalidSpec
+from tandem_operator.plan.context import Manifest
+
+KUBERNETES = "1.34"
+
+
+def pod_templates(children: tuple[Manifest, ...]) -> list[Manifest]:
+    return [c["spec"]["template"] for c in children if c["kind"] in ("StatefulSet", "Deployment")]
+
+
+def containers(template: Manifest) -> list[Manifest]:
+    return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
+
+
+@pytest.mark.parametrize("name", GOOD_SPECS)
+def test_every_child_is_valid_and_owned(name: str) -> None:
+    for manifest in plan(service(body=GOOD_SPECS[name]), observed(pod_monitors=True)).children:
+        if manifest["kind"] != "PodMonitor":
+            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        (owner,) = manifest["metadata"]["ownerReferences"]
+        assert owner["controller"]
+        assert owner["uid"] == "uid-1"
+
+
+@pytest.mark.parametrize("name", GOOD_SPECS)
+def test_programs_understand_the_arguments_they_get(name: str) -> None:
+    sets = {"serve": ServeFlags, "gateway": GatewayFlags, "fetch": FetchFlags}
+    for template in pod_templates(plan(service(body=GOOD_SPECS[name])).children):
+        for container in containers(template):
+            command, *args = container["args"]
+            parse(sets[command], args)
+
+
+@pytest.mark.parametrize("name", GOOD_SPECS)
+def test_pods_are_locked_down(name: str) -> None:
+    for template in pod_templates(plan(service(body=GOOD_SPECS[name])).children):
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] == (containers(template)[-1]["name"] == "gateway")
+        mounted = {volume["name"] for volume in spec["volumes"]}
+        for container in containers(template):
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"]
+            assert not context["allowPrivilegeEscalation"]
+            assert context["capabilities"]["drop"] == ["ALL"]
+            assert {mount["name"] for mount in container["volumeMounts"]} <= mounted
+            assert "requests" in container["resources"]
+
+
+def test_names_fit_at_the_longest_allowed_name() -> None:
+    long = dataclasses.replace(service(), name="a" * MAX_NAME)
+    for manifest in plan(long).children:
+        limit = 52 if manifest["kind"] == "StatefulSet" else 63
+        assert len(manifest["metadata"]["name"]) <= limit
+
+
+def test_preset_fills_what_the_user_left_open() -> None:
+    (decode,) = engine_sets(plan(service()), "decode")
+    fetch, engine = containers(decode["spec"]["template"])
+    flags = parse(ServeFlags, engine["args"][1:])
+    assert (flags.tensor_parallel_size, flags.max_model_len) == (2, 40960)
+    assert flags.served_model_name == ("Qwen/Qwen3-32B",)
+    assert engine["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+    download = parse(FetchFlags, fetch["args"][1:])
+    assert download.uri == "tos://preset-models-cn-beijing-tob-demo/Qwen/Qwen3-32B/"
+    assert download.region == "cn-beijing"
+    assert download.destination == flags.model
+
+
+def test_user_wins_over_the_preset() -> None:
+    wanted = service(("decode.parallelism.tensor", 4), ("engine.maxModelLen", 8192), ("model.servedName", "mine"))
+    (decode,) = engine_sets(plan(wanted), "decode")
+    flags = parse(ServeFlags, containers(decode["spec"]["template"])[1]["args"][1:])
+    assert (flags.tensor_parallel_size, flags.max_model_len, flags.served_model_name) == (4, 8192, ("mine",))
+
+
+def test_rdma_sets_all_that_belongs_to_it_and_only_there() -> None:
+    made = plan(service(("prefill.rdma", 2)))
+    (prefill,), (decode,) = engine_sets(made, "prefill"), engine_sets(made, "decode")
+    template = prefill["spec"]["template"]
+    engine = containers(template)[-1]
+    assert engine["resources"]["limits"]["vke.volcengine.com/rdma"] == "2"
+    assert engine["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+    assert template["metadata"]["annotations"]["k8s.volcengine.com/pod-networks"].count("rdma") == 2
+    assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in template["spec"]["volumes"]
+    assert "volcengine" not in str(decode)
+
+
+def test_load_balancer_settings_reach_the_service() -> None:
+    settings = {"type": "LoadBalancer", "loadBalancerClass": "volcengine.com/clb", "annotations": {f"{CLB}id": "clb-1"}}
+    gateway = child(plan(service(("gateway.service", settings))).children, "Service", "chat-gateway")
+    assert gateway["spec"]["loadBalancerClass"] == "volcengine.com/clb"
+    assert gateway["metadata"]["annotations"] == {f"{CLB}id": "clb-1"}
+    assert [port["port"] for port in gateway["spec"]["ports"]] == [8000, 8080]
+
+
+def test_network_policy_closes_handoff_and_data_ports() -> None:
+    policy = child(plan(service()).children, "NetworkPolicy", "chat-engine")
+    open_to_all = [rule["ports"] for rule in policy["spec"]["ingress"] if "from" not in rule]
+    assert open_to_all == [[{"port": 8080, "protocol": "TCP"}]]
+
+
+def test_environment_is_expanded_in_mounted_paths() -> None:
+    env = [{"name": "VEPFS_MODEL_PATH", "value": "/vepfs/qwen"}]
+    changes = [("model", {"uri": "hostPath://$VEPFS_MODEL_PATH/3-32B"})]
+    both = [*changes, ("prefill.template.env", env), ("decode.template.env", env)]
+    (prefill,) = engine_sets(plan(service(*both)), "prefill")
+    assert prefill["spec"]["template"]["spec"]["volumes"][0] == {
+        "name": "model", "hostPath": {"path": "/vepfs/qwen/3-32B", "type": "Directory"},
+    }  # fmt: skip
+    with pytest.raises(InvalidSpec, match=r"VEPFS_MODEL_PATH is not set"):
+        plan(service(*changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("model.preset", "Qwen9"), r"spec\.model\.preset: Qwen9 is unknown; one of Qwen2\.5"),
+        (("model.region", None), r"spec\.model\.region is required with preset Qwen3-32B"),
+        (("engine.extraArgs", ["--max-num-seqs=many"]), r"extraArgs.*--max-num-seqs.*invalid int"),
+        (("prefill.extraArgs", ["--page-size=0"]), r"spec\.prefill\.extraArgs: --page-size must be at least 1"),
+    ],
+)
+def test_what_only_the_operator_can_check_is_named(change: tuple[str, Any], says: str) -> None:
+    with pytest.raises(InvalidSpec, match=says):
+        plan(service(change))
+
+
+def test_only_what_shapes_pods_changes_the_revision() -> None:
+    before = plan(service()).revision
+    for same in [
+        ("decode.replicas", 5), ("decode.scaling", {"maxReplicas": 3}), ("prefill.rollout.maxSurge", 2),
+        ("gateway.replicas", 3), ("monitoring.podMonitor", False), ("suspend", True), ("engine.quantization", "auto"),
+    ]:  # fmt: skip
+        assert plan(service(same)).revision == before, same
+    for other in [
+        ("prefill.template.image", "x:2"), ("engine.extraArgs", ["--seed=1"]), ("model.servedName", "x"),
+        ("decode.parallelism.tensor", 4), ("restartedAt", "now"), ("decode.rdma", 1),
+    ]:  # fmt: skip
+        assert plan(service(other)).revision != before, other
+
+
+def test_upgraded_operator_leaves_running_pods_alone() -> None:
+    """Symptom elsewhere: `helm upgrade` of the operator restarts every model server in the cluster."""
+    before = plan(service())
+    newer = dataclasses.replace(INSTALLATION, engine_image="tandem-runtime:2", small_image="tandem:2")
+    after = plan(service(("decode.replicas", 3)), observed(before.children), newer)
+    assert pod_templates(after.children) == pod_templates(before.children)
+    changed = plan(service(("restartedAt", "now")), observed(before.children), newer)
+    assert {c["spec"]["containers"][0]["image"] for c in pod_templates(changed.children)} >= {"tandem-runtime:2"}
+
+
+def test_hand_edited_template_is_restored_from_its_record() -> None:
+    before = plan(service())
+    edited = observed(before.children)
+    for (kind, _), manifest in edited.children.items():
+        if kind == "StatefulSet":
+            manifest["spec"]["template"]["spec"]["containers"][0]["image"] = "evil:1"
+    assert engine_sets(plan(service(), edited)) == engine_sets(before)
+
+
+def test_autoscaled_replicas_have_one_writer() -> None:
+    """Symptom elsewhere: operator and autoscaler undo each other's replicas forever."""
+    scaling = ("decode.scaling", {"minReplicas": 2, "maxReplicas": 8})
+    first = plan(service(scaling))
+    (decode,) = engine_sets(first, "decode")
+    assert decode["spec"]["replicas"] == 2
+    decode["spec"]["replicas"] = 5
+    pods = [pod for made in engine_sets(first) for pod in pods_of(made)]
+    steady = plan(service(scaling), observed(first.children, pods))
+    assert "replicas" not in engine_sets(steady, "decode")[0]["spec"]
+    scaler = child(steady.children, "HorizontalPodAutoscaler", "chat-decode")
+    assert scaler["spec"]["scaleTargetRef"]["name"] == decode["metadata"]["name"]
+
+    rolling = plan(service(scaling, ("restartedAt", "now")), observed(first.children, pods))
+    assert rolling.desired["decode"] == 5
+    assert all("replicas" in made["spec"] for made in engine_sets(rolling))
+    assert not [c for c in rolling.children if c["kind"] == "HorizontalPodAutoscaler"]
+
+    suspended = plan(service(scaling, ("suspend", True)), observed(first.children, pods))
+    assert [made["spec"]["replicas"] for made in engine_sets(suspended, "decode")] == [0]
+    assert not [c for c in suspended.children if c["kind"] == "HorizontalPodAutoscaler"]
+
+
+def test_pod_monitor_only_where_the_crd_exists() -> None:
+    kinds = [{c["kind"] for c in plan(service(), observed(pod_monitors=there)).children} for there in (False, True)]
+    assert ["PodMonitor" in found for found in kinds] == [False, True]
+    labelled = plan(service(("monitoring.labels", {"volcengine.vmp": "true"})), observed(pod_monitors=True))
+    assert child(labelled.children, "PodMonitor", "chat")["metadata"]["labels"]["volcengine.vmp"] == "true"
+
+
+def test_gateway_account_may_watch_pods_and_nothing_else() -> None:
+    role = child(plan(service()).children, "Role", "chat-gateway")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
