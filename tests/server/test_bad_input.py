@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zlib
 from typing import Any
 
@@ -11,7 +12,10 @@ import aiohttp
 import pytest
 from support import tiny_tokenizer
 from support.api_server import Server
+from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.pod import LoadedModel
+from tandem_runtime.server.protocol.base import parse
+from tandem_runtime.server.protocol.chat import ChatRequest
 from tandem_runtime.text.tokenizer import Tokenizer
 
 CHAT = "/v1/chat/completions"
@@ -249,3 +253,28 @@ async def test_a_model_without_a_template(server: Server, http: aiohttp.ClientSe
     status, error = await refused(http, CHAT, {"model": "tiny", "messages": HELLO})
     assert status == 400
     assert "no chat template" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "x"}] * 200_000},
+        {"messages": user([{"a": 1}] * 500_000)},
+        {"messages": [{"role": "user", "content": "x", **{f"k{i}": 1 for i in range(200_000)}}]},
+        {"logit_bias": {str(i): "x" for i in range(200_000)}},
+        {f"k{i}": 1 for i in range(200_000)},
+    ],
+    ids=["messages", "parts", "message-fields", "logit-bias", "fields"],
+)
+def test_a_body_full_of_errors_is_refused_quickly(fields: dict[str, Any]) -> None:
+    """Collecting every error of such a body took ten seconds of the event loop."""
+    started = time.process_time()
+    with pytest.raises(RequestError):
+        parse(ChatRequest, {"model": "tiny", "messages": HELLO, **fields})
+    assert time.process_time() - started < 2.0
+
+
+async def test_errors_quote_only_the_beginning_of_long_values(http: aiohttp.ClientSession) -> None:
+    for fields in ({"k" * 500_000: 1}, {"model": "m" * 500_000}):
+        _, error = await refused(http, CHAT, {"model": "tiny", "messages": HELLO, **fields})
+        assert len(json.dumps(error)) < 5000

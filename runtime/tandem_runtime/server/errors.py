@@ -6,6 +6,8 @@ import msgspec
 
 from tandem_runtime.core.errors import RequestError
 
+MAX_QUOTED = 2000
+
 
 class UnauthorizedError(RequestError):
     status = 401
@@ -69,7 +71,11 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_error(error: RequestError) -> bytes:
-    # Messages quote the client's own text, which may hold what UTF-8 cannot.
-    message = str(error).encode("utf-8", "replace").decode()
-    detail = ErrorDetail(message=message, type=error.type, param=error.param, code=error.code)
+    param = None if error.param is None else _quotable(error.param)
+    detail = ErrorDetail(message=_quotable(str(error)), type=error.type, param=param, code=error.code)
     return msgspec.json.encode(ErrorBody(error=detail))
+
+
+def _quotable(text: str) -> str:
+    """Errors quote the client's own text, which may be megabytes long or hold what UTF-8 cannot."""
+    return text[:MAX_QUOTED].encode("utf-8", "replace").decode()

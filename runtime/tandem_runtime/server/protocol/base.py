@@ -11,6 +11,9 @@ from tandem_runtime.core.errors import RequestError
 MAX_JSON_DEPTH = 32
 """Of values that are passed on as they are; deeper ones would break recursive consumers such as templates."""
 
+MAX_ERRORS = 1000
+"""In a body for which the first one is still named."""
+
 _NOT_SUPPORTED = "x-not-supported"
 
 
@@ -56,6 +59,9 @@ def parse(model: type[Model], body: object) -> Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
+        # Spelling out each of a million errors would take seconds, during which no other stream moves.
+        if error.error_count() > MAX_ERRORS:
+            raise RequestError(f"the body has {error.error_count()} errors") from None
         raise _refusal(model, body, error) from None
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tandem_runtime.server.protocol.base import JsonObject, RequestModel, ignored, not_supported
 from tandem_runtime.server.protocol.common import GenerationRequest, TokenCount
-from tandem_runtime.server.protocol.messages import Message
+from tandem_runtime.server.protocol.messages import Messages
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
 
@@ -18,7 +18,7 @@ class TextFormat(RequestModel):
 
 
 class ChatRequest(GenerationRequest):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Messages
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None

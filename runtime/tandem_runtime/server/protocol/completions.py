@@ -11,7 +11,7 @@ from tandem_runtime.server.protocol.common import MAX_CHOICES, GenerationRequest
 
 MAX_PROMPTS = 128
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionRequest(GenerationRequest):

@@ -9,13 +9,15 @@ from pydantic import Field
 
 from tandem_runtime.server.protocol.base import JsonObject, RequestModel
 
+MAX_MESSAGES = 10_000
+
 
 class TextPart(RequestModel):
     type: Literal["text"]
     text: str
 
 
-Content = str | Annotated[list[TextPart], Field(min_length=1)]
+Content = str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 
 
 class SystemMessage(RequestModel):
@@ -66,6 +68,9 @@ Message = Annotated[
     SystemMessage | UserMessage | AssistantMessage | ToolMessage,
     Field(discriminator="role"),
 ]
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
 def for_template(messages: list[Message]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tandem_runtime.server.protocol.base import JsonObject, RequestModel
 from tandem_runtime.server.protocol.common import TokenId
-from tandem_runtime.server.protocol.messages import Message
+from tandem_runtime.server.protocol.messages import Messages
 
 
 class TokenizeRequest(RequestModel):
@@ -16,7 +16,7 @@ class TokenizeRequest(RequestModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = Field(True, description="Of `prompt`; a chat template writes its own.")
     return_token_strs: bool = False
     chat_template_kwargs: JsonObject | None = None
@@ -32,4 +32,4 @@ class TokenizeRequest(RequestModel):
 
 class DetokenizeRequest(RequestModel):
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(fail_fast=True)]
