@@ -1,4 +1,5 @@
-"""Triton kernels, one op one name, each with an eager reference.
+"""Triton kernels, one op one name: here, in `reference/`, in `tests/kernels/test_NAME.py` and in `kernels/bench/`.
 
-Imports torch and triton only; knows tensors, not models or schedulers.
+Imports torch and triton only; knows tensors, strides and page tables, not models, schedulers or devices' memory.
+Launch parameters come from a pure function beside each kernel: nothing is tuned while requests wait.
 """

@@ -1,0 +1,139 @@
+"""Every kernel at serving shapes, compiled for GPUs that need not be there: no spills, bounded resources.
+
+The launches are the ops' own, so this also checks what their launch tables choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from support.aot import SM_80, SM_90, Resources, resources
+from support.kernels import INTERPRETED
+from tandem_kernels import (
+    kv_pages,
+    paged_decode,
+    paged_prefill,
+    qk_norm_rope_kv_write,
+    rms_norm,
+    silu_and_mul,
+)
+from tandem_kernels.launch import HOPPER, Launch
+from triton.backends.compiler import GPUTarget
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are not compiled")
+
+SHARED_BYTES = {80: 163 * 1024, HOPPER: 227 * 1024}
+"""What one program can have, CUDA C++ Programming Guide, table of compute capabilities."""
+HEADS, KV_HEADS, PAGE_SIZE = 64, 8, 16
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def ints(*shape: int) -> torch.Tensor:
+    return meta(*shape, dtype=torch.int32)
+
+
+def cache(dim: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    kv = meta(100, KV_HEADS, 64, 2, PAGE_SIZE, dim, dtype=dtype)
+    return kv[:, :, 3, 0], kv[:, :, 3, 1]
+
+
+def decode(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, splits: int) -> list[Launch]:
+    q = meta(64, HEADS, dim, dtype=dtype)
+    return paged_decode.launches(
+        q, *cache(dim, kv_dtype), ints(256, 8192), ints(64), ints(64), q, 0.1, splits, 1.0, 1.0
+    )
+
+
+def prefill(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, chunk: int, capability: int) -> Launch:
+    q = meta(chunk, HEADS, dim, dtype=dtype)
+    tile = paged_prefill.tiles(q.element_size(), kv_dtype.itemsize, chunk, capability)
+    return paged_prefill.launch(
+        q, *cache(dim, kv_dtype), ints(256, 8192), ints(4, 4), q, chunk, 0.1, 1.0, 1.0, tile=tile
+    )
+
+
+def rope(dim: int, kv_dtype: torch.dtype) -> Launch:
+    weight, table = meta(dim), meta(64, dim // 2, dtype=torch.float32)
+    return qk_norm_rope_kv_write.launch(
+        meta(64, HEADS + 2 * KV_HEADS, dim), *cache(dim, kv_dtype), ints(256, 8192), ints(64), ints(64), table, table,
+        weight, weight, 1e-6, 1.0, 1.0,
+    )  # fmt: skip
+
+
+BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
+CASES: dict[str, Callable[[int], list[Launch]]] = {
+    "rms_norm": lambda _: [rms_norm.launch(meta(64, 5120), None, meta(5120), meta(64, 5120), 1e-6)],
+    "add_rms_norm": lambda _: [rms_norm.launch(meta(64, 8192), meta(64, 8192), meta(8192), meta(64, 8192), 1e-6)],
+    "silu_and_mul": lambda _: [silu_and_mul.launch(meta(64, 2 * 25600), meta(64, 25600))],
+    "qk_norm_rope_kv_write": lambda _: [rope(128, BF16)],
+    "paged_decode": lambda _: decode(128, BF16, BF16, 4),
+    "paged_decode unsplit": lambda _: decode(128, FP16, FP16, 1),
+    "paged_decode 64": lambda _: decode(64, BF16, BF16, 4),
+    "paged_decode 96": lambda _: decode(96, BF16, BF16, 4),
+    "paged_decode fp32": lambda _: decode(128, FP32, FP32, 4),
+    "paged_prefill": lambda arch: [prefill(128, BF16, BF16, 4096, arch)],
+    "paged_prefill short": lambda arch: [prefill(128, BF16, BF16, 64, arch)],
+    "paged_prefill few": lambda arch: [prefill(128, BF16, BF16, 16, arch)],
+    "paged_prefill 64": lambda arch: [prefill(64, BF16, BF16, 4096, arch)],
+    "paged_prefill 96": lambda arch: [prefill(96, FP16, FP16, 4096, arch)],
+    "paged_prefill fp32": lambda arch: [prefill(128, FP32, FP32, 4096, arch)],
+    "pack": lambda _: [
+        kv_pages.pack_launch(meta(100, 8, 4096, dtype=torch.int64), ints(9), 2, meta(9, 4, 4096, dtype=torch.int64))
+    ],
+    "unpack": lambda _: [
+        kv_pages.unpack_launch(meta(9, 4, 4096, dtype=torch.int64), meta(100, 8, 4096, dtype=torch.int64), ints(9), 2)
+    ],
+}
+HOPPER_CASES: dict[str, Callable[[int], list[Launch]]] = {
+    "qk_norm_rope_kv_write fp8": lambda _: [rope(128, FP8)],
+    "paged_decode fp8": lambda _: decode(128, BF16, FP8, 4),
+    "paged_prefill fp8": lambda arch: [prefill(128, BF16, FP8, 4096, arch)],
+}
+
+
+def compiled(launch: Launch, target: GPUTarget) -> Resources:
+    found = resources(launch, target)
+    assert found.spilled_bytes == 0, f"{launch.kernel.__name__} spills {found.spilled_bytes} bytes per thread"
+    assert found.shared_bytes <= SHARED_BYTES[target.arch]
+    assert found.registers * 32 * launch.num_warps <= 65536
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("target", [SM_80, SM_90], ids=["sm_80", "sm_90"])
+def test_compiles_without_spills(case: str, target: GPUTarget) -> None:
+    for launch in CASES[case](target.arch):
+        compiled(launch, target)
+
+
+@pytest.mark.parametrize("case", HOPPER_CASES)
+def test_fp8_compiles_without_spills(case: str) -> None:
+    for launch in HOPPER_CASES[case](HOPPER):
+        compiled(launch, SM_90)
+
+
+def test_prefill_uses_hoppers_matrix_units_and_asynchronous_copies() -> None:
+    ptx = compiled(prefill(128, BF16, BF16, 4096, HOPPER), SM_90).ptx
+    assert "wgmma.mma_async" in ptx
+    assert "cp.async" in ptx
+
+
+def test_three_decode_programs_fit_an_sm() -> None:
+    attend = decode(128, BF16, BF16, 4)[0]
+    found = compiled(attend, SM_90)
+    assert paged_decode.PROGRAMS_PER_SM * found.shared_bytes <= SHARED_BYTES[HOPPER]
+    assert paged_decode.PROGRAMS_PER_SM * found.registers * 32 * attend.num_warps <= 65536
+    assert "cp.async" in found.ptx
+
+
+@pytest.mark.parametrize("case", ["rms_norm", "add_rms_norm", "silu_and_mul", "pack", "unpack"])
+def test_streaming_kernels_move_16_bytes_at_a_time(case: str) -> None:
+    ptx = compiled(CASES[case](HOPPER)[0], SM_90).ptx
+    loads = [line for line in ptx.splitlines() if "ld.global" in line and ".b16" not in line]
+    assert loads
+    assert all(".v4.b32" in line or ".v2.b64" in line for line in loads if "ld.global.b32" not in line), loads
