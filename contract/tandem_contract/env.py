@@ -1,12 +1,8 @@
 """Environment variables, each read once at start-up by the program named beside it."""
 
-TICKET_KEY_FILE = "TANDEM_TICKET_KEY_FILE"
-"""gateway, serve: folder or file with ticket signing keys (same meaning as `--ticket-key-file`)."""
 POD_NAME = "POD_NAME"
 """serve, gateway: name in logs, status and incarnation; defaults to the host name."""
 POD_IP = "POD_IP"
 """serve: address peers reach this pod at; defaults to the listen address."""
 CACHE_DIR = "TANDEM_CACHE"
 """demo, up: where fetched and converted models are kept; defaults to `~/.cache/tandem`."""
-LOG_FORMAT = "TANDEM_LOG_FORMAT"
-"""all: `text` or `json` (same meaning as `--log-format`)."""

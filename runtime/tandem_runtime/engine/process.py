@@ -27,7 +27,6 @@ from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.loop import Engine, Event
 from tandem_runtime.engine.messages import Failed, Progress
-from tandem_runtime.engine.process_client import ProcessEngineClient
 from tandem_runtime.engine.rank import Rank
 from tandem_runtime.engine.transfers import TransferGroup
 from tandem_runtime.engine.worker import LeadingRunner, Worker, rendezvous
@@ -39,13 +38,6 @@ from tandem_runtime.scheduling import Scheduler, SchedulerConfig
 logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 0.1
-
-
-def start_engine(flags: ServeFlags, name: str) -> ProcessEngineClient:
-    """Starts the engine process; call inside the event loop that will use the client."""
-    client = ProcessEngineClient(flags, name)
-    client.start()
-    return client
 
 
 def engine_main(flags: ServeFlags, name: str, folder: Path, parent_pid: int) -> None:

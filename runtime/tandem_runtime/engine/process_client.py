@@ -24,7 +24,7 @@ from tandem_runtime.core.errors import (
     RequestError,
     StartupError,
 )
-from tandem_runtime.engine import ipc
+from tandem_runtime.engine import entry, ipc
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import (
     Abort,
@@ -75,14 +75,12 @@ class ProcessEngineClient:
         self._closing = False
 
     def start(self) -> None:
-        from tandem_runtime.engine.process import engine_main
-
         self._info = asyncio.get_running_loop().create_future()
         self._inbound = ipc.pull(self._context, ipc.from_engine_address(self._folder))
         self._outbound = ipc.push(self._context, ipc.to_engine_address(self._folder))
         spawn = multiprocessing.get_context("spawn")
         self._process = spawn.Process(
-            target=engine_main, args=(self._flags, self._name, self._folder, os.getpid()), name="tandem-engine"
+            target=entry.main, args=(self._flags, self._name, self._folder, os.getpid()), name="tandem-engine"
         )
         self._process.start()
         asyncio.get_running_loop().add_reader(self._process.sentinel, self._on_exit)
@@ -126,8 +124,7 @@ class ProcessEngineClient:
                     raise EngineDeadError("the engine stopped while it served this request")
                 finished = output.finish_reason is not None
                 if output.finish_reason == "error":
-                    refusal = _REFUSALS.get(output.error_code, RequestError)
-                    raise refusal(output.error or "the engine refused the request")
+                    raise _REFUSALS[output.error_code](output.error or "the engine refused the request")
                 yield output
         finally:
             del self._queues[request.request_id]

@@ -123,7 +123,9 @@ async def drain(pod: Pod) -> None:
 
 async def _load(flags: ServeFlags, engine: PodEngine) -> LoadedModel:
     """Tokenizer and weights at the same time. Raises the `StartupError` of whichever fails first."""
-    reading = asyncio.to_thread(Tokenizer, flags.model, chat_template=flags.chat_template)
+    reading = asyncio.to_thread(
+        Tokenizer, flags.model, chat_template=flags.chat_template, stand_in=flags.load_format == "dummy"
+    )
     tokenizer, _ = await asyncio.gather(reading, engine.wait_ready())
     knows_reasoning = tokenizer.template is not None and tokenizer.template.knows_reasoning
     splits = flags.reasoning_parser == "qwen3" or (flags.reasoning_parser == "auto" and knows_reasoning)

@@ -15,6 +15,7 @@ import tokenizers
 
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.text.detokenize import IncrementalDetokenizer, TokenBytes, piece_to_bytes
+from tandem_runtime.text.stand_in import stand_in_tokenizer
 from tandem_runtime.text.template import ChatTemplate
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -25,9 +26,13 @@ TEMPLATE_FILE = "chat_template.jinja"
 class Tokenizer:
     """Thread-safe: nothing changes after loading but a cache of token bytes."""
 
-    def __init__(self, folder: str, *, chat_template: str | None = None) -> None:
-        """`chat_template`: a Jinja file instead of the folder's own. Raises `StartupError`."""
-        self._backend = _load(Path(folder))
+    def __init__(self, folder: str, *, chat_template: str | None = None, stand_in: bool = False) -> None:
+        """`chat_template`: a Jinja file instead of the folder's own; `stand_in`: do without tokenizer.json.
+
+        Raises `StartupError`.
+        """
+        missing = not (Path(folder) / TOKENIZER_FILE).is_file()
+        self._backend = stand_in_tokenizer(Path(folder)) if stand_in and missing else _load(Path(folder))
         to_bytes = piece_to_bytes(_decoder_of(self._backend))
         if to_bytes is None:
             raise StartupError(f"--model {folder}: the tokenizer's decoder is neither byte-level nor byte-fallback")
