@@ -1,4 +1,4 @@
-"""The questions, in the order in which `kubectl describe` shows their answers. Ready repeats the first No of the others."""
+"""The questions, in the order in which `kubectl describe` shows their answers. Ready repeats the first No of its parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tandem_operator.plan import names
-from tandem_operator.plan.context import ENGINE_ROLES, EngineRole
+from tandem_operator.plan.context import ENGINE_ROLES, EngineRole, Manifest
 from tandem_operator.status.facts import Facts
 from tandem_operator.status.trouble import Trouble, fetching, first_trouble
 
@@ -157,12 +157,12 @@ def _said(found: Trouble) -> str:
     return f"pod {found.pod}: {found.message}"
 
 
-def _gateway_pods(facts: Facts) -> list[dict]:  # type: ignore[type-arg]
+def _gateway_pods(facts: Facts) -> list[Manifest]:
     selector = names.selector(facts.service, "gateway").items()
     return [pod for pod in facts.observed.pods if selector <= pod["metadata"].get("labels", {}).items()]
 
 
-def _inits(pod: dict) -> list[dict]:  # type: ignore[type-arg]
+def _inits(pod: Manifest) -> list[Manifest]:
     return [
         c
         for c in pod.get("status", {}).get("initContainerStatuses", [])

@@ -1,0 +1,76 @@
+"""Makes the children what the plan says, with no write where they already are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+from tandem_operator.cluster.client import ApiError, Client
+from tandem_operator.cluster.covers import covers
+from tandem_operator.cluster.kinds import BY_NAME, SECRET, STATEFUL_SET
+from tandem_operator.cluster.observe import owned
+from tandem_operator.plan.context import Manifest
+from tandem_operator.plan.observed import Observed
+
+APPLIED = "serving.tandem.dev/applied"
+"""Annotation: hash of the manifest as last applied. It changes also when a field is taken out, which `covers` cannot see."""
+
+
+class NameTaken(RuntimeError):
+    """A child's name belongs to an object that is not ours."""
+
+
+async def write_children(client: Client, observed: Observed, desired: Iterable[Manifest], uid: str) -> None:
+    """Raises `ApiError`, `NameTaken`. What was written before stays written; the next reconcile goes on from there."""
+    desired = list(desired)
+    wanted = {(child["kind"], child["metadata"]["name"]) for child in desired}
+    # First, since an autoscaler must let go of a set before the planner writes its replicas.
+    for key, child in observed.children.items():
+        if key not in wanted and key[0] != SECRET.kind and "deletionTimestamp" not in child["metadata"]:
+            await client.delete(BY_NAME[key[0]], child)
+    for child in desired:
+        current = observed.get(child["kind"], child["metadata"]["name"])
+        if child["kind"] == STATEFUL_SET.kind:
+            await _write_set(client, current, child)
+        else:
+            await _write(client, current, child, uid)
+
+
+async def _write(client: Client, current: Manifest | None, child: Manifest, uid: str) -> None:
+    child = stamped(child)
+    if current is not None and covers(current, child):
+        return
+    kind = BY_NAME[child["kind"]]
+    if current is None:
+        meta = child["metadata"]
+        there = await client.get(kind, meta["namespace"], meta["name"])
+        if there is not None and not owned(there, uid):
+            raise NameTaken(f"{child['kind']} {meta['name']} exists and is not ours: rename it or the InferenceService")
+    await client.apply(kind, child)
+
+
+async def _write_set(client: Client, current: Manifest | None, child: Manifest) -> None:
+    """Replicas are written on their own, so that giving them up to an autoscaler does not reset them to 1."""
+    if current is None:
+        try:
+            await client.create(STATEFUL_SET, child)
+        except ApiError as error:
+            if error.reason == "AlreadyExists":
+                name = child["metadata"]["name"]
+                raise NameTaken(f"StatefulSet {name} exists and is not ours: rename the InferenceService") from error
+            raise
+        return
+    replicas = child["spec"].get("replicas")
+    shape = {**child, "spec": {key: value for key, value in child["spec"].items() if key != "replicas"}}
+    if not covers(current, shape):
+        current = await client.apply(STATEFUL_SET, shape)
+    if replicas is not None and current["spec"].get("replicas") != replicas:
+        await client.scale(STATEFUL_SET, current, replicas)
+
+
+def stamped(child: Manifest) -> Manifest:
+    text = json.dumps(child, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    meta = child["metadata"]
+    return {**child, "metadata": {**meta, "annotations": {**meta.get("annotations", {}), APPLIED: digest}}}

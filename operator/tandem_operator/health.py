@@ -1,0 +1,91 @@
+"""The operator's own metrics, and whether it is alive: /metrics, /livez, /readyz."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from tandem_contract import metrics as names
+
+
+class OperatorMetrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        seconds, errors, writes, services = (
+            names.RECONCILE_SECONDS,
+            names.RECONCILE_ERRORS,
+            names.API_WRITES,
+            names.SERVICES,
+        )
+        self.seconds = Histogram(seconds.name, seconds.help, buckets=seconds.buckets, registry=self.registry)
+        self.errors = Counter(errors.name, errors.help, errors.labels, registry=self.registry)
+        self.writes = Counter(writes.name, writes.help, writes.labels, registry=self.registry)
+        self._services = Gauge(services.name, services.help, services.labels, registry=self.registry)
+        self._ready: dict[tuple[str, str], str] = {}
+
+    def wrote(self, kind: str, verb: str) -> None:
+        self.writes.labels(kind, verb).inc()
+
+    def saw(self, key: tuple[str, str], ready: str | None) -> None:
+        """`ready` None: the service is gone."""
+        if ready is None:
+            self._ready.pop(key, None)
+        else:
+            self._ready[key] = ready
+        for value in ("True", "False", "Unknown"):
+            self._services.labels(value).set(list(self._ready.values()).count(value))
+
+
+class Pulse:
+    """Alive while the worker loop finishes rounds; a leader also has to get through reconciles.
+
+    A round is a resync: it lists the services and so fails when the API server is away, which a restart would not
+    mend. Therefore only silence counts, not failure.
+    """
+
+    def __init__(self, limit_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit_s
+        self._clock = clock
+        self._last = clock()
+
+    def beat(self) -> None:
+        self._last = self._clock()
+
+    @property
+    def age_s(self) -> float:
+        return self._clock() - self._last
+
+    @property
+    def alive(self) -> bool:
+        return self.age_s < self._limit
+
+
+@contextlib.asynccontextmanager
+async def serving(metrics: OperatorMetrics, pulse: Pulse, host: str, port: int) -> AsyncIterator[int]:
+    """Yields the port listened on. Raises `OSError` when it is taken."""
+
+    async def live(request: web.Request) -> web.Response:
+        return web.Response(status=200 if pulse.alive else 503, text=f"last reconcile round {pulse.age_s:.0f} s ago\n")
+
+    async def ready(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def expose(request: web.Request) -> web.Response:
+        body = generate_latest(metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    app = web.Application()
+    app.router.add_get("/livez", live)
+    app.router.add_get("/readyz", ready)
+    app.router.add_get("/metrics", expose)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

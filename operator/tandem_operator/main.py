@@ -1,0 +1,163 @@
+"""`tandem operator`: waits for the lease, then watches and reconciles until SIGTERM or until the lease is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+from tandem_contract import env
+from tandem_contract.flags import parse
+
+from tandem_operator import presets
+from tandem_operator.cluster.client import ApiError, Client, NoCredentials
+from tandem_operator.cluster.lease import Lease
+from tandem_operator.cluster.write import NameTaken
+from tandem_operator.health import OperatorMetrics, Pulse, serving
+from tandem_operator.options import OperatorFlags
+from tandem_operator.plan.context import Installation
+from tandem_operator.reconcile import Reconciler
+from tandem_operator.watching import watch
+from tandem_operator.work_queue import WorkQueue, every
+
+log = logging.getLogger(__name__)
+
+EXIT_LOST_LEASE = 3
+ROUNDS_MISSED = 5
+"""Resyncs without a finished reconcile after which the operator is no longer alive."""
+
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+def run(argv: list[str]) -> int:
+    """Exit status: 0 after SIGTERM, 1 for an error it names, 3 when the lease was lost."""
+    flags = parse(OperatorFlags, argv, prog="tandem operator")
+    configure_logging(flags.log_format, flags.log_level)
+    try:
+        installation = Installation(
+            engine_image=flags.engine_image,
+            small_image=flags.image,
+            presets=presets.load(Path(flags.presets) if flags.presets else None),
+            cluster_domain=flags.cluster_domain,
+        )
+        return asyncio.run(_run(flags, installation))
+    except (OSError, NoCredentials, presets.PresetError) as error:
+        print(f"tandem operator: {error}", file=sys.stderr)
+        return 1
+
+
+async def _run(flags: OperatorFlags, installation: Installation) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics, pulse = OperatorMetrics(), Pulse(ROUNDS_MISSED * flags.resync)
+    identity = f"{os.environ.get(env.POD_NAME) or socket.gethostname()}-{os.getpid()}"
+    async with (
+        serving(metrics, pulse, flags.host, flags.metrics_port) as port,
+        Client(wrote=metrics.wrote) as client,
+    ):
+        log.info("metrics and probes on port %d", port)
+        lease = Lease(client, flags.lease_namespace, flags.lease_name, identity)
+        if flags.leader_elect:
+            if not await _until(stop, lease.acquire(), every(flags.resync, pulse.beat)):
+                return 0
+            log.info("leading as %s", identity)
+        lead = _lead(client, installation, flags, metrics, pulse)
+        ended = await _until(stop, lead, *([lease.hold()] if flags.leader_elect else []))
+        if ended:
+            return EXIT_LOST_LEASE
+        if flags.leader_elect:
+            with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
+                await lease.release()
+        return 0
+
+
+async def _lead(
+    client: Client, installation: Installation, flags: OperatorFlags, metrics: OperatorMetrics, pulse: Pulse
+) -> None:
+    queue: WorkQueue[Key] = WorkQueue()
+    known: set[Key] = set()
+    reconciler = Reconciler(client, installation)
+
+    def changed(namespace: str, name: str) -> None:
+        known.add((namespace, name))
+        queue.add((namespace, name))
+
+    def resync() -> None:
+        # With nothing to look after, the round itself is the sign of life.
+        if not known:
+            pulse.beat()
+        for key in known:
+            queue.add(key)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch(changed, flags.namespace))
+        tasks.create_task(every(flags.resync, resync))
+        for _ in range(flags.workers):
+            tasks.create_task(work(queue, reconciler, known, metrics, pulse))
+
+
+async def work(
+    queue: WorkQueue[Key], reconciler: Reconciler, known: set[Key], metrics: OperatorMetrics, pulse: Pulse
+) -> None:
+    while True:
+        key = await queue.take()
+        began = time.perf_counter()
+        try:
+            outcome = await reconciler.reconcile(*key)
+        except (ApiError, NameTaken, aiohttp.ClientError, TimeoutError, OSError) as error:
+            pause = queue.failed(key)
+            metrics.errors.labels(getattr(error, "reason", None) or type(error).__name__).inc()
+            log.warning("%s/%s: %s: %s; again in %.1f s", *key, type(error).__name__, error, pause)
+        except Exception:
+            queue.failed(key)
+            metrics.errors.labels("Bug").inc()
+            log.exception("%s/%s: reconcile failed", *key)
+        else:
+            queue.done(key, again=outcome.again)
+            metrics.saw(key, outcome.ready)
+            if outcome.ready is None:
+                known.discard(key)
+        metrics.seconds.observe(time.perf_counter() - began)
+        pulse.beat()
+
+
+async def _until(stop: asyncio.Event, *coroutines: Coroutine[Any, Any, object]) -> bool:
+    """Whether one of `coroutines` ended before `stop` was set. All have ended when it returns."""
+    tasks = [asyncio.create_task(c) for c in (stop.wait(), *coroutines)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0] in done:
+            return False
+        for task in done:
+            task.result()
+        return True
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def configure_logging(format: Literal["text", "json"], level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Json() if format == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
