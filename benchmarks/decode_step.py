@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _prepare_decode(runner: ModelRunner, batch: int, context: int):  # type: ignore[no-untyped-def]
-    """A step over `batch` sequences of `context` tokens, always at the same place, so that every step costs the same."""
+    """A step over `batch` sequences of `context` tokens, always at the same place: every step costs the same."""
     pages = runner.layout.pages_for(context + 1)
     for slot in range(batch):
         first = slot * pages % max(1, runner.num_pages - pages)
