@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-"""Under Triton's interpreter, which gets three things wrong: products of bf16, rounding to bf16 (it truncates) and to fp8
-(it loses a carry)."""
+"""Under Triton's interpreter, which gets three things wrong: products of bf16, rounding to bf16 (it truncates) and
+rounding to fp8 (it loses a carry)."""
 
 
 @triton.jit

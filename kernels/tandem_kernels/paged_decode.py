@@ -43,14 +43,16 @@ def paged_decode(
     splits: int,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
+    out_BND: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """softmax(scale q K^T) V for each row, [B, N, D] in q's dtype.
+    """softmax(scale q K^T) V for each row, [B, N, D] in q's dtype; into `out_BND` (contiguous) where one is given.
 
     k_PHSD, v_PHSD: one layer's views of the cache, equally strided; 16 or 32 bit, or fp8 with a scale per tensor.
     page_table_SP: int32, page ids of every slot. slots_B: int32, each row's slot. lengths_B: int32, tokens to attend
     to, the row's own included; a row of length 0 is padding and yields zeros. splits: see `choose_splits`.
     """
-    out_BND = torch.empty(q_BND.shape, dtype=q_BND.dtype, device=q_BND.device)
+    if out_BND is None:
+        out_BND = torch.empty(q_BND.shape, dtype=q_BND.dtype, device=q_BND.device)
     for step in launches(
         q_BND, k_PHSD, v_PHSD, page_table_SP, slots_B, lengths_B, out_BND, scale, splits, k_scale, v_scale
     ):

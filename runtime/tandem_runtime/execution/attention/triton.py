@@ -1,7 +1,7 @@
-"""Paged attention by the Triton kernels, for CUDA devices; three launches a layer, four where decodes are split.
+"""Paged attention by the Triton kernels, for CUDA devices.
 
-Two ways into a step: `begin` copies the step's tables from the host; a CUDA graph has them filled in place. Both leave
-the same device tensors to `attend`, which reads nothing on the host but the step's shape.
+`begin` copies the step's tables to the device once; `attend` then knows nothing of the host but the step's shape, so
+that its launches (two to four a layer) can be captured in a graph.
 """
 
 from __future__ import annotations
@@ -75,10 +75,6 @@ class TritonAttention:
             cos_TR=angles_TR.cos().mul_(self._attention_factor),
             sin_TR=angles_TR.sin().mul_(self._attention_factor),
         )
-
-    def use(self, tables: StepTables) -> None:
-        """In place of `begin`, for tables that stay where they are and change their contents (CUDA graphs)."""
-        self._tables = tables
 
     def attend(self, layer: int, qkv_TND: torch.Tensor, norms: HeadNorms | None) -> torch.Tensor:
         step = self._tables
