@@ -87,6 +87,8 @@ class PrefillJob(_Message):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReserveAsk(_Message):
     job_id: str
+    prefill_pod: str
+    """P's name, for traces and logs."""
     prefill_incarnation: str
     prefill_tensor_parallel: int
     token: str

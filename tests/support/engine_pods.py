@@ -158,7 +158,7 @@ class Pod:
         if role == "decode":
             self.decode = DecodeHandoffs(**common, url=self.url, probe_interval_s=probe_interval_s)
         else:
-            self.prefill = PrefillHandoffs(**common, lease_s=lease_s, token_horizon=64)
+            self.prefill = PrefillHandoffs(**common, name=name, lease_s=lease_s, token_horizon=64)
         self._executor = Executor(self.runner, self.inbox.put)
         self.engine = Engine(
             name=name,

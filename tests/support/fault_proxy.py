@@ -29,6 +29,8 @@ class FaultProxy:
         self._released = threading.Event()
         self._sockets: list[socket.socket] = []
         self._server = socket.create_server(listen)
+        # What is held shall pile up at the sender, not here.
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def release(self) -> None:

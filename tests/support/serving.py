@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 from tandem_contract import metrics as names
+from tandem_contract.env import POD_NAME
 from tandem_contract.flags import GatewayFlags, ServeFlags, to_argv
 from tandem_contract.status import STATUS_PATH
 from tandem_contract.ticket import DEFAULT_TTL_S, Ticket, new_nonce, sign
@@ -45,7 +46,7 @@ class Process:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1", POD_NAME: log.stem},
             )
 
     def signal(self, number: signal.Signals) -> None:

@@ -63,6 +63,7 @@ class _Job:
     job_id: str
     url: str
     pod: str
+    """Its address until it tells its name."""
     incarnation: str
     asked_at: float
     phase: Literal["asked", "receiving"] = "asked"
@@ -148,6 +149,7 @@ class DecodeHandoffs:
             self._control.answer(call, 503)
             return
         job.token = ask.token
+        job.pod = ask.prefill_pod
         data_token = secrets.token_urlsafe(16)
         receive = ReceiveJob(
             job_id=job.job_id, data_token=data_token, sender_tp=ask.prefill_tensor_parallel, slots=remote.slots

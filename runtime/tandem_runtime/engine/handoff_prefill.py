@@ -64,6 +64,7 @@ class PrefillHandoffs:
         control: ControlPlane,
         timers: TimerThread,
         fingerprint: LayoutFingerprint,
+        name: str,
         incarnation: str,
         lease_s: float,
         token_horizon: int,
@@ -74,6 +75,7 @@ class PrefillHandoffs:
         self._control = control
         self._timers = timers
         self._fingerprint = fingerprint
+        self._name = name
         self._incarnation = incarnation
         self._lease_s = lease_s
         self._token_horizon = token_horizon
@@ -193,6 +195,7 @@ class PrefillHandoffs:
         job.phase = "asking"
         ask = handoff.ReserveAsk(
             job_id=job.job.job_id,
+            prefill_pod=self._name,
             prefill_incarnation=self._incarnation,
             prefill_tensor_parallel=self._transfers.tensor_parallel,
             token=job.token,

@@ -130,6 +130,7 @@ def _serve(
                 control=control,
                 timers=timers,
                 fingerprint=layout_fingerprint,
+                name=name,
                 incarnation=incarnation,
                 lease_s=flags.handoff_lease_seconds,
                 token_horizon=2 * config.max_num_batched_tokens,
@@ -169,6 +170,7 @@ def _serve(
     )
     try:
         engine.run()
+        executor.close()
     finally:
         timers.close()
         leader.close()
