@@ -17,6 +17,7 @@ from tandem_kernels import (
     paged_prefill,
     qk_norm_rope_kv_write,
     rms_norm,
+    sample,
     silu_and_mul,
 )
 from tandem_kernels.launch import HOPPER, Launch
@@ -65,6 +66,13 @@ def rope(dim: int, kv_dtype: torch.dtype) -> Launch:
     )  # fmt: skip
 
 
+def sampling() -> Launch:
+    logits = meta(64, 151936)
+    numbers, integers = meta(64, 6, dtype=torch.float32), meta(64, 4, dtype=torch.int64)
+    found = sample.Sampled(meta(64, dtype=torch.int64), meta(64, 151936, dtype=torch.float32))
+    return sample.launch(logits, sample.SamplingTable(numbers, integers), ints(256, 151936), found)
+
+
 BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
 CASES: dict[str, Callable[[int], list[Launch]]] = {
     "rms_norm": lambda _: [rms_norm.launch(meta(64, 5120), None, meta(5120), meta(64, 5120), 1e-6)],
@@ -82,6 +90,7 @@ CASES: dict[str, Callable[[int], list[Launch]]] = {
     "paged_prefill 64": lambda arch: [prefill(64, BF16, BF16, 4096, arch)],
     "paged_prefill 96": lambda arch: [prefill(96, FP16, FP16, 4096, arch)],
     "paged_prefill fp32": lambda arch: [prefill(128, FP32, FP32, 4096, arch)],
+    "sample": lambda _: [sampling()],
     "pack": lambda _: [
         kv_pages.pack_launch(meta(100, 8, 4096, dtype=torch.int64), ints(9), 2, meta(9, 4, 4096, dtype=torch.int64))
     ],
