@@ -13,6 +13,9 @@ from support.aot import SM_80, SM_90, Resources, resources
 from support.kernels import INTERPRETED
 from tandem_kernels import (
     kv_pages,
+    moe_combine,
+    moe_gemm,
+    moe_route,
     paged_decode,
     paged_prefill,
     qk_norm_rope_kv_write,
@@ -73,6 +76,27 @@ def sampling() -> Launch:
     return sample.launch(logits, sample.SamplingTable(numbers, integers), ints(256, 151936), found)
 
 
+def moe(tokens: int, dtype: torch.dtype, capability: int) -> list[Launch]:
+    """The products of Qwen3-235B-A22B."""
+    experts, top_k, hidden, inner = 128, 8, 4096, 1536
+    count = tokens * top_k
+    picks = moe_gemm.Picks(meta(count, dtype=torch.int64), ints(experts))
+    tile = moe_gemm.tiles(count / experts, dtype.itemsize, capability)
+    x, x_inner = meta(tokens, hidden, dtype=dtype), meta(count, inner, dtype=dtype)
+    into, back = meta(experts, 2 * inner, hidden, dtype=dtype), meta(experts, hidden, inner, dtype=dtype)
+    between, out = meta(count, 2 * inner, dtype=dtype), meta(count, hidden, dtype=dtype)
+    weights = meta(tokens, top_k, dtype=torch.float32)
+    return [
+        moe_gemm.launch(x, into, picks, between, top_k=top_k, weights_P=None, tile=tile),
+        moe_gemm.launch(x_inner, back, picks, out, top_k=1, weights_P=weights, tile=tile),
+    ]
+
+
+def routing() -> Launch:
+    found = moe_route.Routing(meta(64, 8, dtype=torch.float32), ints(64, 8))
+    return moe_route.launch(meta(64, 128), found, normalise=True)
+
+
 BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
 CASES: dict[str, Callable[[int], list[Launch]]] = {
     "rms_norm": lambda _: [rms_norm.launch(meta(64, 5120), None, meta(5120), meta(64, 5120), 1e-6)],
@@ -90,6 +114,12 @@ CASES: dict[str, Callable[[int], list[Launch]]] = {
     "paged_prefill 64": lambda arch: [prefill(64, BF16, BF16, 4096, arch)],
     "paged_prefill 96": lambda arch: [prefill(96, FP16, FP16, 4096, arch)],
     "paged_prefill fp32": lambda arch: [prefill(128, FP32, FP32, 4096, arch)],
+    "moe_route": lambda _: [routing()],
+    "moe_gemm few": lambda arch: moe(64, BF16, arch),
+    "moe_gemm some": lambda arch: moe(1024, BF16, arch),
+    "moe_gemm many": lambda arch: moe(4096, FP16, arch),
+    "moe_gemm fp32": lambda arch: moe(64, FP32, arch),
+    "moe_combine": lambda _: [moe_combine.launch(meta(512, 4096), meta(64, 4096), meta(64, 4096), 8)],
     "sample": lambda _: [sampling()],
     "pack": lambda _: [
         kv_pages.pack_launch(meta(100, 8, 4096, dtype=torch.int64), ints(9), 2, meta(9, 4, 4096, dtype=torch.int64))
@@ -140,7 +170,7 @@ def test_three_decode_programs_fit_an_sm() -> None:
     assert "cp.async" in found.ptx
 
 
-@pytest.mark.parametrize("case", ["rms_norm", "add_rms_norm", "silu_and_mul", "pack", "unpack"])
+@pytest.mark.parametrize("case", ["rms_norm", "add_rms_norm", "silu_and_mul", "moe_combine", "pack", "unpack"])
 def test_streaming_kernels_move_16_bytes_at_a_time(case: str) -> None:
     ptx = compiled(CASES[case](HOPPER)[0], SM_90).ptx
     loads = [line for line in ptx.splitlines() if "ld.global" in line and ".b16" not in line]

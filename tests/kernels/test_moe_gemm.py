@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from support.kernels import DTYPES, assert_close, normal
+from tandem_kernels.moe_gemm import Picks, down, gate_up, tiles
+from tandem_kernels.reference import moe_gemm as reference
+
+
+def chosen(tokens: int, top_k: int, experts: int, device: str, *, only: int | None = None) -> torch.Tensor:
+    """Different experts for each token; with `only`, that many of the experts are ever chosen."""
+    return torch.stack([torch.randperm(only or experts)[:top_k] for _ in range(tokens)]).int().to(device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("tokens", "top_k", "experts", "only"), [(1, 2, 6, None), (9, 3, 5, None), (40, 1, 4, 1), (130, 2, 3, 2)]
+)
+def test_both_products(
+    tokens: int, top_k: int, experts: int, only: int | None, dtype: torch.dtype, device: str
+) -> None:
+    hidden, inner = 72, 41
+    picked = chosen(tokens, top_k, experts, device, only=only)
+    picks = Picks.of(picked, experts)
+    x = normal(tokens, hidden, dtype=dtype, device=device)
+    weight = (normal(experts, inner, hidden, dtype=torch.float32, device=device) / hidden**0.5).to(dtype)
+    found = gate_up(x, weight, picks, top_k)
+    assert_close(found, reference.gate_up(x.double(), weight.double(), picked)[picks.sorted_P])
+
+    weights = torch.rand(tokens, top_k, device=device)
+    back = (normal(experts, hidden, inner, dtype=torch.float32, device=device) / inner**0.5).to(dtype)
+    inner_in_pick_order = torch.empty_like(found)
+    inner_in_pick_order[picks.sorted_P] = found
+    expected = reference.down(inner_in_pick_order.double(), back.double(), picked, weights.double())
+    assert_close(down(found, back, picks, weights), expected)
+
+
+def test_picks_are_sorted_by_expert_and_keep_their_order(device: str) -> None:
+    picks = Picks.of(torch.tensor([[2, 0], [0, 3], [2, 3]], dtype=torch.int32, device=device), 5)
+    assert picks.sorted_P.tolist() == [1, 2, 0, 4, 3, 5]
+    assert picks.ends_X.tolist() == [2, 2, 4, 6, 6]
+
+
+def test_no_tokens(device: str) -> None:
+    picks = Picks.of(torch.zeros(0, 2, dtype=torch.int32, device=device), 4)
+    x, weight = torch.zeros(0, 16, device=device), torch.zeros(4, 8, 16, device=device)
+    assert gate_up(x, weight, picks, 2).shape == (0, 8)
+
+
+def test_tiles_follow_the_picks_of_an_expert() -> None:
+    assert [tiles(n, 2, 90).rows for n in (0.5, 4, 16, 17, 64, 256)] == [16, 16, 16, 64, 64, 128]
+    assert tiles(256, 2, 80).rows == 64
