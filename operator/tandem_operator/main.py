@@ -21,8 +21,7 @@ from tandem_contract.flags import parse
 
 from tandem_operator import presets
 from tandem_operator.cluster.client import ApiError, Client, NoCredentials
-from tandem_operator.cluster.lease import Lease
-from tandem_operator.cluster.write import NameTaken
+from tandem_operator.cluster.lease import Lease, LeaseLost
 from tandem_operator.health import OperatorMetrics, Pulse, serving
 from tandem_operator.options import OperatorFlags
 from tandem_operator.plan.context import Installation
@@ -74,8 +73,10 @@ async def _run(flags: OperatorFlags, installation: Installation) -> int:
                 return 0
             log.info("leading as %s", identity)
         lead = _lead(client, installation, flags, metrics, pulse)
-        ended = await _until(stop, lead, *([lease.hold()] if flags.leader_elect else []))
-        if ended:
+        try:
+            await _until(stop, lead, *([lease.hold()] if flags.leader_elect else []))
+        except LeaseLost as error:
+            log.error("%s", error)
             return EXIT_LOST_LEASE
         if flags.leader_elect:
             with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
@@ -102,10 +103,12 @@ async def _lead(
             queue.add(key)
 
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(watch(changed, flags.namespace))
-        tasks.create_task(every(flags.resync, resync))
-        for _ in range(flags.workers):
-            tasks.create_task(work(queue, reconciler, known, metrics, pulse))
+        helpers = [tasks.create_task(every(flags.resync, resync))]
+        helpers += [tasks.create_task(work(queue, reconciler, known, metrics, pulse)) for _ in range(flags.workers)]
+        # kopf has signal handlers of its own, so SIGTERM ends the watch first.
+        await watch(changed, flags.namespace)
+        for helper in helpers:
+            helper.cancel()
 
 
 async def work(
@@ -116,7 +119,7 @@ async def work(
         began = time.perf_counter()
         try:
             outcome = await reconciler.reconcile(*key)
-        except (ApiError, NameTaken, aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
             pause = queue.failed(key)
             metrics.errors.labels(getattr(error, "reason", None) or type(error).__name__).inc()
             log.warning("%s/%s: %s: %s; again in %.1f s", *key, type(error).__name__, error, pause)

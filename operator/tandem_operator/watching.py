@@ -19,24 +19,24 @@ Changed = Callable[[str, str], None]
 """Called with namespace and name of the InferenceService that something happened to."""
 
 CHILDREN = (("apps", "v1", "statefulsets"), ("apps", "v1", "deployments"), ("", "v1", "services"))
-"""Children whose changes cannot wait for the next resync. Pods are not watched: kopf filters labels on its own side, and
-would have to be told about every pod of the cluster."""
+"""Children whose changes cannot wait for the next resync. Pods are not watched: kopf filters
+labels on its own side, and would have to be told about every pod of the cluster."""
 
 
 def registry(changed: Changed) -> kopf.OperatorRegistry:
     handlers = kopf.OperatorRegistry()
 
-    @kopf.on.login(registry=handlers)
+    @kopf.on.login(registry=handlers)  # type: ignore[untyped-decorator]
     def credentials(**_: Any) -> kopf.ConnectionInfo:
         return login()
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)  # type: ignore[untyped-decorator]
     def on_service(namespace: str, name: str, **_: Any) -> None:
         changed(namespace, name)
 
     for group, version, plural in CHILDREN:
 
-        @kopf.on.event(group, version, plural, labels={labels.MANAGED_BY: MANAGER}, registry=handlers)
+        @kopf.on.event(group, version, plural, labels={labels.MANAGED_BY: MANAGER}, registry=handlers)  # type: ignore[untyped-decorator]
         def on_child(namespace: str, meta: kopf.Meta, **_: Any) -> None:
             changed(namespace, meta["labels"][labels.SERVICE])
 

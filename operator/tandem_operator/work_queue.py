@@ -50,7 +50,7 @@ class WorkQueue(Generic[Key]):
     def failed(self, key: Key) -> float:
         """Seconds until the next attempt, doubled with each failure in a row."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        pause = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(count - 1, 16))
+        pause = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(count - 1, 16))
         # An event does not cut the pause short: the failed attempt may itself have caused it.
         self._again.discard(key)
         self._release(key, pause)

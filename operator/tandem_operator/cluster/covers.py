@@ -7,6 +7,8 @@ from typing import Any
 
 _EMPTY: tuple[Any, ...] = (None, {}, [], "", False, 0)
 """The API server leaves out what is empty."""
+_ATOMIC = frozenset({"selector", "podSelector", "labelSelector", "nodeSelector"})
+"""Maps that belong to one owner as a whole: one label more selects other pods."""
 _KEYS = ("name", "mountPath", "containerPort", "type", "uid")
 _SUFFIX = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
@@ -20,7 +22,10 @@ def covers(actual: Any, desired: Any) -> bool:
     if isinstance(desired, dict):
         if not isinstance(actual, dict):
             return actual is None and all(value in _EMPTY for value in desired.values())
-        return all(covers(actual.get(key), value) for key, value in desired.items())
+        return all(
+            covers(actual.get(key), value) and (key not in _ATOMIC or covers(value, actual.get(key)))
+            for key, value in desired.items()
+        )
     if isinstance(desired, list):
         return _covers_list(actual or [], desired)
     return bool(actual == desired or (actual is None and desired in _EMPTY) or _same_quantity(actual, desired))

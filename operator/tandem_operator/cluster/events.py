@@ -9,6 +9,8 @@ from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.names import MANAGER
 
 TOLD = ("Ready", "Progressing", "Degraded")
+EXPECTED = frozenset({"Suspended", "NoPodYet", "Starting", "Scaling", "RollingOut", "Downloading"})
+"""Reasons for not being ready that pass by themselves."""
 
 
 def events_for(body: Manifest, new: Manifest, previous: Manifest, *, now: str) -> list[Manifest]:
@@ -24,12 +26,7 @@ def _event(body: Manifest, condition: Manifest, now: str) -> Manifest:
     meta = body["metadata"]
     story = f"{meta['uid']}{condition['type']}{condition['status']}{condition['reason']}{now}"
     bad = condition["status"] == ("True" if condition["type"] == "Degraded" else "False")
-    quiet = condition["type"] == "Progressing" or condition["reason"] in (
-        "Suspended",
-        "NoPodYet",
-        "Starting",
-        "Scaling",
-    )
+    quiet = condition["type"] == "Progressing" or condition["reason"] in EXPECTED
     return {
         "apiVersion": "v1",
         "kind": "Event",

@@ -21,9 +21,14 @@ log = logging.getLogger(__name__)
 
 DURATION_S = 15.0
 """A lease that was not renewed for so long may be taken."""
-RENEW_S = 4.0
+RENEW_S = 3.0
+ATTEMPT_S = 2.0
 GIVE_UP_S = 10.0
 """A leader that could not renew for so long stops, before anyone else may take the lease."""
+
+
+class LeaseLost(RuntimeError):
+    """Another operator may lead by now."""
 
 
 class Lease:
@@ -40,23 +45,25 @@ class Lease:
 
     async def acquire(self) -> None:
         """Returns once this process is the leader."""
-        while not await self.attempt():
+        while True:
+            if await self.attempt():
+                return
             await asyncio.sleep(RENEW_S)
 
     async def hold(self) -> None:
-        """Renews; returns when leadership is lost."""
+        """Renews until leadership is lost. Raises `LeaseLost`."""
         renewed = self._clock()
         while self._clock() - renewed < GIVE_UP_S:
             await asyncio.sleep(RENEW_S)
             began = self._clock()
             if await self.attempt():
                 renewed = began
-        log.error("leadership lost: the lease could not be renewed for %.0f s", GIVE_UP_S)
+        raise LeaseLost(f"the lease could not be renewed for {GIVE_UP_S:.0f} s")
 
     async def attempt(self) -> bool:
         """Whether the lease is ours now."""
         try:
-            async with asyncio.timeout(RENEW_S):
+            async with asyncio.timeout(ATTEMPT_S):
                 return await self._attempt()
         except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("lease %s/%s: %s: %s", self._namespace, self._name, type(error).__name__, error)

@@ -36,9 +36,8 @@ async def observe(client: Client, namespace: str, name: str, uid: str, *, pod_mo
 
 
 def owned(child: Manifest, uid: str) -> bool:
-    return any(
-        owner["uid"] == uid and owner.get("controller") for owner in child["metadata"].get("ownerReferences", [])
-    )
+    owners = child["metadata"].get("ownerReferences", [])
+    return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
 
 
 async def _warnings(client: Client, namespace: str, pods: list[Manifest]) -> dict[str, str]:

@@ -14,33 +14,36 @@ from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.observed import Observed
 
 APPLIED = "serving.tandem.dev/applied"
-"""Annotation: hash of the manifest as last applied. It changes also when a field is taken out, which `covers` cannot see."""
+"""Annotation: hash of the manifest as last applied. It also changes when a field is taken out, unseen by `covers`."""
 
 
 class NameTaken(RuntimeError):
     """A child's name belongs to an object that is not ours."""
 
 
-async def write_children(client: Client, observed: Observed, desired: Iterable[Manifest], uid: str) -> None:
-    """Raises `ApiError`, `NameTaken`. What was written before stays written; the next reconcile goes on from there."""
+async def write_children(client: Client, observed: Observed, desired: Iterable[Manifest], uid: str) -> bool:
+    """Whether anything was written. Raises `ApiError`, `NameTaken`; then the next reconcile goes on from there."""
     desired = list(desired)
     wanted = {(child["kind"], child["metadata"]["name"]) for child in desired}
+    wrote = False
     # First, since an autoscaler must let go of a set before the planner writes its replicas.
     for key, child in observed.children.items():
         if key not in wanted and key[0] != SECRET.kind and "deletionTimestamp" not in child["metadata"]:
             await client.delete(BY_NAME[key[0]], child)
+            wrote = True
     for child in desired:
         current = observed.get(child["kind"], child["metadata"]["name"])
         if child["kind"] == STATEFUL_SET.kind:
-            await _write_set(client, current, child)
+            wrote |= await _write_set(client, current, child)
         else:
-            await _write(client, current, child, uid)
+            wrote |= await _write(client, current, child, uid)
+    return wrote
 
 
-async def _write(client: Client, current: Manifest | None, child: Manifest, uid: str) -> None:
+async def _write(client: Client, current: Manifest | None, child: Manifest, uid: str) -> bool:
     child = stamped(child)
     if current is not None and covers(current, child):
-        return
+        return False
     kind = BY_NAME[child["kind"]]
     if current is None:
         meta = child["metadata"]
@@ -48,9 +51,10 @@ async def _write(client: Client, current: Manifest | None, child: Manifest, uid:
         if there is not None and not owned(there, uid):
             raise NameTaken(f"{child['kind']} {meta['name']} exists and is not ours: rename it or the InferenceService")
     await client.apply(kind, child)
+    return True
 
 
-async def _write_set(client: Client, current: Manifest | None, child: Manifest) -> None:
+async def _write_set(client: Client, current: Manifest | None, child: Manifest) -> bool:
     """Replicas are written on their own, so that giving them up to an autoscaler does not reset them to 1."""
     if current is None:
         try:
@@ -60,13 +64,16 @@ async def _write_set(client: Client, current: Manifest | None, child: Manifest) 
                 name = child["metadata"]["name"]
                 raise NameTaken(f"StatefulSet {name} exists and is not ours: rename the InferenceService") from error
             raise
-        return
+        return True
     replicas = child["spec"].get("replicas")
     shape = {**child, "spec": {key: value for key, value in child["spec"].items() if key != "replicas"}}
-    if not covers(current, shape):
+    wrote = not covers(current, shape)
+    if wrote:
         current = await client.apply(STATEFUL_SET, shape)
     if replicas is not None and current["spec"].get("replicas") != replicas:
         await client.scale(STATEFUL_SET, current, replicas)
+        wrote = True
+    return wrote
 
 
 def stamped(child: Manifest) -> Manifest:

@@ -1,4 +1,4 @@
-"""The questions, in the order in which `kubectl describe` shows their answers. Ready repeats the first No of its parts."""
+"""The questions, in the order in which `kubectl describe` shows their answers."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ PARTS: tuple[tuple[str, Question], ...] = (
 
 
 def ready(facts: Facts) -> Answer:
-    """Every desired pod is updated and ready, none is of an old revision, the gateway answers."""
+    """Every desired pod is updated and ready, none is of an old revision, the gateway answers. Repeats its first No."""
     if facts.service.spec.suspend:
         return Answer("False", "Suspended", "spec.suspend is true.")
     for name, question in PARTS:

@@ -6,7 +6,6 @@ from typing import Any
 
 from tandem_contract import ports
 
-from tandem_operator.api.service import InvalidSpec
 from tandem_operator.plan import names
 from tandem_operator.plan.context import ENGINE_ROLES, Manifest, Service
 from tandem_operator.plan.observed import Observed
@@ -18,9 +17,10 @@ def status(facts: Facts, previous: Manifest, *, now: str, cluster_domain: str) -
     """`previous` status gives unchanged conditions their transition time; `now` is RFC 3339."""
     answers = {name: question(facts) for name, question in QUESTIONS}
     counts = facts.gateway
+    address = url(facts.service, facts.observed, cluster_domain)
     return {
         "observedGeneration": facts.service.generation,
-        "url": url(facts.service, facts.observed, cluster_domain),
+        **({"url": address} if address else {}),
         "revision": facts.plan.revision,
         "model": {"servedName": facts.plan.model.served_name, "uri": facts.plan.model.uri},
         **{role: _role(facts.roles[role]) for role in ENGINE_ROLES},
@@ -29,13 +29,13 @@ def status(facts: Facts, previous: Manifest, *, now: str, cluster_domain: str) -
     }
 
 
-def invalid_status(error: InvalidSpec, previous: Manifest, *, generation: int, now: str) -> Manifest:
+def halted_status(reason: str, message: str, previous: Manifest, *, generation: int, now: str) -> Manifest:
     """Children are left as they are, so a spec that cannot be served does not take down the one before it."""
-    answer = Answer("False", "InvalidSpec", str(error))
+    answer = Answer("False", reason, message)
     answers = {
         "Ready": answer,
-        "Progressing": Answer("False", "InvalidSpec", "Nothing is changed until the spec is repaired."),
-        "Degraded": Answer("True", "InvalidSpec", str(error)),
+        "Progressing": Answer("False", reason, "Nothing goes on until this is repaired."),
+        "Degraded": Answer("True", reason, message),
     }
     kept = [c for c in previous.get("conditions", []) if c["type"] not in answers]
     conditions = _conditions(answers, previous, generation, now)

@@ -1,0 +1,50 @@
+"""When a child already is as it should be: too strict writes for ever, too lax leaves a hand-edited child alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tandem_operator.cluster.covers import covers
+
+ENV = [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("actual", "desired"),
+    [
+        ({"a": 1, "defaulted": 2}, {"a": 1}),
+        ({"cpu": "1"}, {"cpu": "1000m"}),
+        ({"memory": "1Gi"}, {"memory": "1024Mi"}),
+        ({"cpu": "2"}, {"cpu": 2}),
+        ({}, {"annotations": {}}),
+        ({}, {"readOnly": False}),
+        ({}, {"securityContext": {"add": []}}),
+        ({"env": [*ENV, {"name": "injected", "value": "x"}]}, {"env": ENV}),
+        ({"env": ENV[::-1]}, {"env": ENV}),
+        ({"tolerations": [{"key": "a", "effect": "NoSchedule"}]}, {"tolerations": [{"key": "a"}]}),
+        ({"selector": {"app": "a"}}, {"selector": {"app": "a"}}),
+    ],
+)
+def test_nothing_to_write(actual: Any, desired: Any) -> None:
+    assert covers(actual, desired)
+
+
+@pytest.mark.parametrize(
+    ("actual", "desired"),
+    [
+        ({"a": 1}, {"a": 2}),
+        ({}, {"a": 1}),
+        ({"memory": "1G"}, {"memory": "1Gi"}),
+        ({"env": ENV[:1]}, {"env": ENV}),
+        ({"env": [{"name": "A", "value": "9"}, ENV[1]]}, {"env": ENV}),
+        ({"args": ["b", "a"]}, {"args": ["a", "b"]}),
+        ({"args": ["a", "b"]}, {"args": ["a"]}),
+        ({"rules": [{"verbs": ["get"]}, {"verbs": ["*"]}]}, {"rules": [{"verbs": ["get"]}]}),
+        ({"selector": {"app": "a", "more": "b"}}, {"selector": {"app": "a"}}),
+        ({"suspend": True}, {"suspend": False}),
+        ({"replicas": 3}, {"replicas": 0}),
+    ],
+)
+def test_to_be_written(actual: Any, desired: Any) -> None:
+    assert not covers(actual, desired)

@@ -1,0 +1,170 @@
+"""`tandem operator` as a process: kopf's watches, the lease, probes, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from support.bad_specs import GOOD
+from support.bad_specs import service as body_of
+from support.fake_cluster import FakeCluster
+
+pytestmark = pytest.mark.processes
+DEADLINE_S = 20.0
+
+
+class Process:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.log: list[str] = []
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            self.log.append(line.decode().rstrip())
+
+    async def says(self, pattern: str) -> re.Match[str]:
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            found[:] = [match for line in self.log if (match := re.search(pattern, line))]
+            assert found or not self._reader.done(), "\n".join(self.log)
+            return bool(found)
+
+        await eventually(look, lambda: "\n".join(self.log))
+        return found[0]
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+        return await self.ends()
+
+    async def ends(self) -> int:
+        async with asyncio.timeout(DEADLINE_S):
+            code = await self._process.wait()
+            await self._reader
+        return code
+
+
+async def eventually(check: Callable[[], bool], explain: Callable[[], str]) -> None:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not check():  # noqa: ASYNC110 (another process)
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(explain()) from None
+
+
+class Rig:
+    def __init__(self, cluster: FakeCluster, folder: Path) -> None:
+        self.cluster = cluster
+        self._config = folder / "kubeconfig"
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": cluster.url}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+        }
+        self._config.write_text(json.dumps(config))
+        self.started: list[Process] = []
+
+    async def start(self, *flags: str) -> Process:
+        argv = ["--engine-image=e:1", "--image=s:1", "--metrics-port=0", "--host=127.0.0.1", *flags]
+        made = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tandem_operator", *argv, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "KUBECONFIG": str(self._config), "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        self.started.append(Process(made))
+        return self.started[-1]
+
+    def ready(self, name: str = "chat") -> bool:
+        service = self.cluster.get("InferenceService", name) or {}
+        conditions = service.get("status", {}).get("conditions", [])
+        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+    async def becomes_ready(self, process: Process, name: str = "chat") -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while not self.ready(name):
+                    await self.cluster.run_pods()
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError("\n".join(process.log)) from None
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with FakeCluster() as cluster:
+        made = Rig(cluster, tmp_path)
+        yield made
+        for process in made.started:
+            await process.stop(signal.SIGKILL)
+
+
+async def test_operator_serves_and_leaves_no_trace_of_itself(rig: Rig) -> None:
+    process = await rig.start("--resync=1")
+    port = (await process.says(r"probes on port (\d+)"))[1]
+    await rig.cluster.put(body_of())
+    await rig.becomes_ready(process)
+    service = rig.cluster.get("InferenceService", "chat")
+    assert service is not None
+    # kopf could keep its own state here: a finalizer would block deletion while no operator runs.
+    assert "finalizers" not in service["metadata"]
+    assert "annotations" not in service["metadata"]
+
+    # What the workers still had in hand settles; from then on several resyncs pass without a write.
+    async with aiohttp.ClientSession() as session:
+
+        async def reconciles() -> float:
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                text = await answer.text()
+            return float(re.search(r"tandem_operator_reconcile_seconds_count (\S+)", text)[1])  # type: ignore[index]
+
+        for pause in (2, 3):
+            rig.cluster.writes.clear()
+            goal = await reconciles() + pause
+            async with asyncio.timeout(DEADLINE_S):
+                while await reconciles() < goal:  # noqa: ASYNC110 (another process)
+                    await asyncio.sleep(0.1)
+        assert not rig.cluster.writes
+        async with session.get(f"http://127.0.0.1:{port}/livez") as answer:
+            assert answer.status == 200, await answer.text()
+
+    await rig.cluster.delete("InferenceService", "chat")
+    assert await process.stop() == 0, process.log
+    lease = rig.cluster.get("Lease", "tandem-operator")
+    assert lease is not None
+    assert lease["spec"]["holderIdentity"] == ""
+
+
+async def test_second_operator_waits_for_the_lease_and_takes_over(rig: Rig) -> None:
+    first = await rig.start()
+    await first.says("leading as")
+    second = await rig.start()
+    await second.says("probes on port")
+    await rig.cluster.put(GOOD)
+    await rig.becomes_ready(first)
+    assert not any("leading as" in line for line in second.log)
+    assert await first.stop() == 0
+    await second.says("leading as")
+    await rig.cluster.put({**GOOD, "metadata": {"name": "other", "namespace": "default"}})
+    await rig.becomes_ready(second, "other")
+    assert await second.stop() == 0, second.log
+
+
+async def test_unusable_presets_are_named(rig: Rig, tmp_path: Path) -> None:
+    presets = tmp_path / "presets.yaml"
+    presets.write_text("Mine: {uri: 'hf://a/b'}")
+    process = await rig.start(f"--presets={presets}")
+    assert await process.ends() == 1
+    assert "presets.yaml" in process.log[0]

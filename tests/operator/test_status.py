@@ -1,0 +1,245 @@
+"""Status: what users read, case by case. Each case changes one thing about a service that is all right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.infsvc import observed, plan, pods_of, service
+from tandem_operator.api.service import InferenceServiceStatus
+from tandem_operator.plan.context import Manifest, Service
+from tandem_operator.plan.observed import Observed
+from tandem_operator.status.facts import Facts
+from tandem_operator.status.report import halted_status, status
+
+THEN, LATER = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+
+
+class Cluster:
+    """All children of a service at work; cases then break something."""
+
+    def __init__(self, wanted: Service) -> None:
+        self.service = wanted
+        self.children = [copy.deepcopy(child) for child in plan(wanted).children]
+        for child in self.children:
+            child["metadata"] |= {"generation": 1, "uid": "u", "creationTimestamp": THEN}
+            if child["kind"] == "Deployment":
+                count = child["spec"]["replicas"]
+                child["status"] = {"observedGeneration": 1, "readyReplicas": count, "updatedReplicas": count}
+        self.pods = {
+            role: [pod for made in engine_sets_of(self.children, role) for pod in pods_of(made, **FETCHED)]
+            for role in ("prefill", "decode")
+        }
+        self.pods["gateway"] = pods_of(self.child("Deployment"))
+        self.events: dict[str, str] = {}
+
+    def child(self, kind: str) -> Manifest:
+        return next(child for child in self.children if child["kind"] == kind)
+
+    def observed(self) -> Observed:
+        pods = [pod for found in self.pods.values() for pod in found]
+        return observed(self.children, pods, events=self.events)
+
+    def conditions(self) -> dict[str, Manifest]:
+        seen = self.observed()
+        facts = Facts.gather(self.service, plan(self.service, seen), seen)
+        report = status(facts, {}, now=THEN, cluster_domain="cluster.local")
+        return {condition["type"]: condition for condition in report["conditions"]}
+
+
+def engine_sets_of(children: list[Manifest], role: str) -> list[Manifest]:
+    return [c for c in children if c["kind"] == "StatefulSet" and role in c["metadata"]["name"]]
+
+
+FETCHED: Manifest = {"initContainerStatuses": [{"name": "fetch", "state": {"terminated": {"exitCode": 0}}}]}
+
+
+def init(cluster: Cluster, role: str, state: Manifest, last: Manifest | None = None) -> None:
+    pod = cluster.pods[role][0]
+    pod["status"]["initContainerStatuses"] = [{"name": "fetch", "state": state, "lastState": last or {}}]
+    unready(pod)
+
+
+def engine(cluster: Cluster, role: str, state: Manifest, last: Manifest | None = None, **more: Any) -> None:
+    pod = cluster.pods[role][0]
+    pod["status"]["containerStatuses"] = [{"name": "engine", "state": state, "lastState": last or {}, **more}]
+    unready(pod)
+
+
+def unready(pod: Manifest, *conditions: Manifest) -> None:
+    pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}, *conditions]
+
+
+def download_refused(cluster: Cluster) -> None:
+    message = "AccessDenied: 403 on tos://b/p; check storage.secretRef"
+    init(cluster, "prefill", {"waiting": {"reason": "CrashLoopBackOff"}},
+         {"terminated": {"exitCode": 78, "reason": "Error", "message": message}})  # fmt: skip
+
+
+def downloading(cluster: Cluster) -> None:
+    for role in ("prefill", "decode"):
+        init(cluster, role, {"running": {}})
+
+
+def image_missing(cluster: Cluster) -> None:
+    waiting = {"reason": "ImagePullBackOff", "message": "not found"}
+    engine(cluster, "decode", {"waiting": waiting}, image="tandem-runtime:9")
+
+
+def crash_loop(cluster: Cluster) -> None:
+    ended = {"terminated": {"exitCode": 1, "reason": "Error", "message": "CUDA out of memory"}}
+    engine(cluster, "decode", {"waiting": {"reason": "CrashLoopBackOff"}}, ended)
+
+
+def out_of_memory(cluster: Cluster) -> None:
+    engine(cluster, "prefill", {"terminated": {"exitCode": 137, "reason": "OOMKilled"}})
+
+
+def no_gpu(cluster: Cluster) -> None:
+    pod = cluster.pods["decode"][0]
+    pod["status"] = {"phase": "Pending"}
+    unready(pod, {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available: 2 Insufficient "
+                  "nvidia.com/gpu."})  # fmt: skip
+
+
+def missing_secret(cluster: Cluster) -> None:
+    pod = cluster.pods["decode"][0]
+    pod["status"] = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]}
+    cluster.events[pod["metadata"]["name"]] = 'MountVolume.SetUp failed: secret "tos-cred" not found'
+
+
+def starting(cluster: Cluster) -> None:
+    engine(cluster, "decode", {"running": {}}, started=False)
+
+
+def pod_gone(cluster: Cluster) -> None:
+    cluster.pods["prefill"].clear()
+
+
+def pod_leaving(cluster: Cluster) -> None:
+    cluster.pods["decode"][0]["metadata"]["deletionTimestamp"] = THEN
+
+
+def gateway_down(cluster: Cluster) -> None:
+    cluster.child("Deployment")["status"]["readyReplicas"] = 0
+
+
+def gateway_updating(cluster: Cluster) -> None:
+    cluster.child("Deployment")["metadata"]["generation"] = 2
+
+
+def gateway_key_missing(cluster: Cluster) -> None:
+    gateway_down(cluster)
+    for pod in cluster.pods["gateway"]:
+        pod["status"] = {"phase": "Pending", "containerStatuses": [
+            {"name": "gateway", "state": {"waiting": {"reason": "CreateContainerConfigError", "message": "no key"}}}
+        ]}  # fmt: skip
+
+
+def nothing(cluster: Cluster) -> None:
+    pass
+
+
+CASES: list[tuple[Callable[[Cluster], None], dict[str, tuple[str, str]], str]] = [
+    (nothing, {"Ready": ("True", "Serving"), "Progressing": ("False", "Complete"), "ModelReady": ("True", "Available"),
+               "PrefillReady": ("True", "AllReady"), "GatewayReady": ("True", "Answering"),
+               "ScalingReady": ("True", "FixedReplicas"), "Degraded": ("False", "Healthy")}, "answers"),
+    (download_refused, {"Ready": ("False", "ModelDownloadFailed"), "ModelReady": ("False", "ModelDownloadFailed"),
+                        "Degraded": ("True", "ModelDownloadFailed")}, "403 on tos://b/p; check storage.secretRef"),
+    (downloading, {"Ready": ("False", "Downloading"), "ModelReady": ("False", "Downloading"),
+                   "Degraded": ("False", "Healthy"), "Progressing": ("True", "Starting")}, "kubectl logs POD -c fetch"),
+    (image_missing, {"Ready": ("False", "ImagePullFailed"), "DecodeReady": ("False", "ImagePullFailed"),
+                     "PrefillReady": ("True", "AllReady"), "Degraded": ("True", "ImagePullFailed")},
+     "tandem-runtime:9"),
+    (crash_loop, {"Ready": ("False", "ContainerFailed"), "ModelReady": ("True", "Available")}, "CUDA out of memory"),
+    (out_of_memory, {"PrefillReady": ("False", "ContainerFailed")}, "raise template.resources.limits.memory"),
+    (no_gpu, {"Ready": ("False", "Unschedulable"), "Degraded": ("True", "Unschedulable")},
+     "2 Insufficient nvidia.com/gpu"),
+    (missing_secret, {"Ready": ("False", "PodNotStarting")}, 'secret "tos-cred" not found'),
+    (starting, {"Ready": ("False", "Starting"), "Degraded": ("False", "Healthy")}, "0 of 1 pods"),
+    (pod_gone, {"Ready": ("False", "Scaling"), "Progressing": ("True", "Scaling")}, "0 of 1 pods"),
+    (pod_leaving, {"Ready": ("False", "Starting"), "DecodeReady": ("False", "Starting")}, "0 of 1 pods"),
+    (gateway_down, {"Ready": ("False", "NoGatewayReady"), "GatewayReady": ("False", "NoGatewayReady")}, "0 of 2"),
+    (gateway_updating, {"Ready": ("False", "Updating"), "GatewayReady": ("False", "Updating")}, "2 of 2"),
+    (gateway_key_missing, {"GatewayReady": ("False", "ConfigMissing"), "Degraded": ("True", "ConfigMissing")},
+     "no key"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("broken", "expected", "says"), CASES, ids=lambda value: getattr(value, "__name__", None))
+def test_conditions(broken: Callable[[Cluster], None], expected: dict[str, tuple[str, str]], says: str) -> None:
+    cluster = Cluster(service())
+    broken(cluster)
+    found = cluster.conditions()
+    assert {name: (found[name]["status"], found[name]["reason"]) for name in expected} == expected
+    assert any(says in condition["message"] for condition in found.values())
+
+
+def test_old_revision_left_over_is_not_ready() -> None:
+    cluster = Cluster(service())
+    cluster.service = service(("restartedAt", "now"))
+    found = cluster.conditions()
+    assert (found["Ready"]["status"], found["Progressing"]["reason"]) == ("False", "RollingOut")
+    assert "of another revision are left" in found["PrefillReady"]["message"]
+
+
+def test_suspended_service_says_so() -> None:
+    cluster = Cluster(service(("suspend", True)))
+    found = cluster.conditions()
+    assert found["Ready"]["reason"] == found["DecodeReady"]["reason"] == "Suspended"
+    assert found["Progressing"]["status"] == found["Degraded"]["status"] == "False"
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({"type": "ScalingActive", "status": "True"}, ("True", "Active")),
+        (
+            {"type": "ScalingActive", "status": "False", "reason": "FailedGetPodsMetric"},
+            ("False", "FailedGetPodsMetric"),
+        ),
+    ],
+)
+def test_autoscaler_that_has_no_metrics(condition: Manifest, expected: tuple[str, str]) -> None:
+    cluster = Cluster(service(("decode.scaling", {"maxReplicas": 3})))
+    cluster.child("HorizontalPodAutoscaler")["status"] = {"conditions": [condition]}
+    found = cluster.conditions()["ScalingReady"]
+    assert (found["status"], found["reason"]) == expected
+
+
+def test_transition_time_changes_only_with_the_status() -> None:
+    cluster = Cluster(service())
+    seen = cluster.observed()
+    facts = Facts.gather(cluster.service, plan(cluster.service, seen), seen)
+    first = status(facts, {}, now=THEN, cluster_domain="x")
+    assert status(facts, first, now=LATER, cluster_domain="x") == first
+    halted = halted_status("InvalidSpec", "spec.model: …", first, generation=2, now=LATER)
+    times = {c["type"]: c["lastTransitionTime"] for c in halted["conditions"]}
+    assert times["Ready"] == LATER
+    assert times["GatewayReady"] == times["Progressing"] == THEN
+    assert halted["observedGeneration"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ingress", "url"),
+    [([], None), ([{"ip": "10.0.0.1"}], "http://10.0.0.1:8000"), ([{"hostname": "lb.example"}], "http://lb.example:8000"),
+     ([{"ip": "fd00::1"}], "http://[fd00::1]:8000")],
+)  # fmt: skip
+def test_url_of_a_load_balancer(ingress: list[Manifest], url: str | None) -> None:
+    cluster = Cluster(service(("gateway.service.type", "LoadBalancer")))
+    gateway = next(c for c in cluster.children if (c["kind"], c["metadata"]["name"]) == ("Service", "chat-gateway"))
+    gateway["status"] = {"loadBalancer": {"ingress": ingress}}
+    seen = cluster.observed()
+    facts = Facts.gather(cluster.service, plan(cluster.service, seen), seen)
+    assert status(facts, {}, now=THEN, cluster_domain="x").get("url") == url
+
+
+def test_status_fits_its_schema() -> None:
+    cluster = Cluster(service())
+    seen = cluster.observed()
+    facts = Facts.gather(cluster.service, plan(cluster.service, seen), seen)
+    written = status(facts, {}, now=THEN, cluster_domain="x")
+    read = InferenceServiceStatus.model_validate(written).model_dump(by_alias=True, exclude_none=True)
+    assert read == written

@@ -1,0 +1,307 @@
+"""An API server in this process: storage, list, watch, server-side apply by field manager, and StatefulSets that run.
+
+Over real HTTP. Faithful in what the operator relies on: resourceVersion conflicts, generations, what apply removes,
+cascading deletion. No admission, no schemas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections import Counter
+from typing import Any
+
+import kopf
+from aiohttp import web
+
+Object = dict[str, Any]
+KINDS = {
+    "inferenceservices": ("serving.tandem.dev/v1alpha1", "InferenceService"),
+    "pods": ("v1", "Pod"), "events": ("v1", "Event"), "secrets": ("v1", "Secret"), "services": ("v1", "Service"),
+    "serviceaccounts": ("v1", "ServiceAccount"), "leases": ("coordination.k8s.io/v1", "Lease"),
+    "statefulsets": ("apps/v1", "StatefulSet"), "deployments": ("apps/v1", "Deployment"),
+    "roles": ("rbac.authorization.k8s.io/v1", "Role"), "rolebindings": ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+    "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget"),
+    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy"),
+    "horizontalpodautoscalers": ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    # kopf waits until it has discovered these two.
+    "namespaces": ("v1", "Namespace"),
+    "customresourcedefinitions": ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+}  # fmt: skip
+ATOMIC = frozenset({"selector", "podSelector", "nodeSelector"})
+"""Maps that server-side apply replaces as a whole."""
+PLURALS = {kind: plural for plural, (_, kind) in KINDS.items()}
+
+
+class FakeCluster:
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], Object] = {}
+        """By plural, namespace, name."""
+        self.writes: Counter[tuple[str, str]] = Counter()
+        """By method and plural, as clients sent them; Leases are left out."""
+        self.refuse: dict[tuple[str, str], int] = {}
+        """Status with which the next request of that method and plural is answered."""
+        self.url = ""
+        self._version = 100
+        self._applied: dict[tuple[tuple[str, str, str], str], Object] = {}
+        self._changed = asyncio.Condition()
+        self._log: list[tuple[int, str, str, Object]] = []
+
+    async def __aenter__(self) -> FakeCluster:
+        app = web.Application()
+        app.router.add_get("/version", self._json({"major": "1", "minor": "34"}))
+        app.router.add_get("/api", self._json({"versions": ["v1"]}))
+        app.router.add_get("/apis", self._groups)
+        app.router.add_get("/api/v1", self._resources)
+        app.router.add_get("/apis/{group}/{version}", self._resources)
+        for prefix in ("/api/{version}", "/apis/{group}/{version}"):
+            app.router.add_get(f"{prefix}/{{plural}}", self._list)
+            collection = f"{prefix}/namespaces/{{namespace}}/{{plural}}"
+            app.router.add_get(collection, self._list)
+            app.router.add_post(collection, self._post)
+            for subresource in ("", "/status", "/scale"):
+                app.router.add_route("*", f"{collection}/{{name}}{subresource}", self._object)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    def login(self) -> kopf.ConnectionInfo:
+        return kopf.ConnectionInfo(server=self.url)
+
+    # What tests do and look at
+
+    def get(self, kind: str, name: str, namespace: str = "default") -> Object | None:
+        return self.objects.get((PLURALS[kind], namespace, name))
+
+    def all(self, kind: str) -> list[Object]:
+        return [thing for (plural, _, _), thing in self.objects.items() if plural == PLURALS[kind]]
+
+    async def put(self, thing: Object) -> Object:
+        """Creates or replaces, as a user would; a changed spec is a new generation."""
+        meta = thing["metadata"]
+        key = (PLURALS[thing["kind"]], meta.get("namespace", "default"), meta["name"])
+        return await self._store(key, copy.deepcopy(thing))
+
+    async def delete(self, kind: str, name: str, namespace: str = "default") -> None:
+        await self._remove((PLURALS[kind], namespace, name))
+
+    async def run_pods(self, *, broken_image: str = "broken") -> None:
+        """What controllers and kubelets do in the end: every set has its pods, ready unless of a broken image."""
+        for workload in [*self.all("StatefulSet"), *self.all("Deployment")]:
+            meta, spec = workload["metadata"], workload["spec"]
+            ready = 0
+            for ordinal in range(spec.get("replicas", 1)):
+                works = broken_image not in spec["template"]["spec"]["containers"][0]["image"]
+                ready += works
+                await self.put(_pod(workload, f"{meta['name']}-{ordinal}", works))
+            pods = [p for p in self.all("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == meta["uid"]]
+            for pod in pods:
+                if int(pod["metadata"]["name"].rpartition("-")[2]) >= spec.get("replicas", 1):
+                    await self.delete("Pod", pod["metadata"]["name"], meta["namespace"])
+            status = {
+                "observedGeneration": meta["generation"],
+                "replicas": spec.get("replicas", 1),
+                "readyReplicas": ready,
+                "updatedReplicas": spec.get("replicas", 1),
+            }
+            if workload.get("status") != status:
+                await self.put({**workload, "status": status})
+
+    # The protocol
+
+    async def _object(self, request: web.Request) -> web.StreamResponse:
+        info = request.match_info
+        key = (info["plural"], info["namespace"], info["name"])
+        if refused := self._refusal(request):
+            return refused
+        current = self.objects.get(key)
+        if request.method == "GET":
+            return web.json_response(current) if current else _status(404, "NotFound")
+        body = await request.json() if request.can_read_body else {}
+        if key[0] != "leases":
+            self.writes[request.method, key[0]] += 1
+        if request.method == "DELETE":
+            if current is None:
+                return _status(404, "NotFound")
+            await self._remove(key)
+            return _status(200, "Success")
+        if request.content_type == "application/apply-patch+yaml":
+            return web.json_response(await self._apply(key, body, request.query["fieldManager"]))
+        if current is None:
+            return _status(404, "NotFound")
+        version = body.get("metadata", {}).get("resourceVersion")
+        if version and version != current["metadata"]["resourceVersion"]:
+            return _status(409, "Conflict")
+        new = _merged(current, body) if request.method == "PATCH" else body
+        return web.json_response(await self._store(key, new))
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        key = (request.match_info["plural"], request.match_info["namespace"], body["metadata"]["name"])
+        if key[0] != "leases":
+            self.writes["POST", key[0]] += 1
+        if refused := self._refusal(request):
+            return refused
+        if key in self.objects:
+            return _status(409, "AlreadyExists")
+        return web.json_response(await self._store(key, body), status=201)
+
+    async def _apply(self, key: tuple[str, str, str], body: Object, manager: str) -> Object:
+        before = self._applied.get((key, manager), {})
+        current = copy.deepcopy(self.objects.get(key, {}))
+        _take_out(current, before, body)
+        self._applied[key, manager] = copy.deepcopy(body)
+        return await self._store(key, _merged(current, body))
+
+    async def _store(self, key: tuple[str, str, str], thing: Object) -> Object:
+        old = self.objects.get(key)
+        meta = thing["metadata"]
+        meta.setdefault("namespace", key[1])
+        self._version += 1
+        meta["uid"] = old["metadata"]["uid"] if old else meta.get("uid", f"uid-{self._version}")
+        meta["creationTimestamp"] = (
+            old["metadata"]["creationTimestamp"] if old else f"2026-01-01T00:{self._version:06}Z"
+        )
+        generation = old["metadata"]["generation"] if old else 0
+        meta["generation"] = generation + (old is None or old.get("spec") != thing.get("spec"))
+        api_version, kind = KINDS[key[0]]
+        thing |= {"apiVersion": api_version, "kind": kind}
+        if old is not None and _without_version(old) == _without_version(thing):
+            return old
+        meta["resourceVersion"] = str(self._version)
+        await self._emit("MODIFIED" if old else "ADDED", key, thing)
+        return thing
+
+    async def _remove(self, key: tuple[str, str, str]) -> None:
+        gone = self.objects[key]
+        self._version += 1
+        await self._emit("DELETED", key, gone)
+        uid = gone["metadata"]["uid"]
+        for other, thing in list(self.objects.items()):
+            if any(owner.get("uid") == uid for owner in thing["metadata"].get("ownerReferences", [])):
+                await self._remove(other)
+
+    async def _emit(self, event: str, key: tuple[str, str, str], thing: Object) -> None:
+        async with self._changed:
+            if event == "DELETED":
+                del self.objects[key]
+                self._applied = {known: body for known, body in self._applied.items() if known[0] != key}
+            else:
+                self.objects[key] = thing
+            self._log.append((self._version, event, key[0], copy.deepcopy(thing)))
+            self._changed.notify_all()
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        if "watch" in request.query:
+            return await self._watch(request)
+        if refused := self._refusal(request):
+            return refused
+        plural, namespace = request.match_info["plural"], request.match_info.get("namespace")
+        wanted = [pair.split("=") for pair in request.query.get("labelSelector", "").split(",") if pair]
+        found = [
+            thing
+            for (kind, where, _), thing in self.objects.items()
+            if kind == plural
+            and namespace in (None, where)
+            and all(thing["metadata"].get("labels", {}).get(name) == value for name, value in wanted)
+        ]
+        return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": found})
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        since = int(request.query.get("resourceVersion", "0"))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            async with self._changed:
+                for version, event, plural, thing in self._log:
+                    if version > since and plural == request.match_info["plural"]:
+                        await response.write(json.dumps({"type": event, "object": thing}).encode() + b"\n")
+                since = self._version
+                await self._changed.wait()
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        status = self.refuse.pop((request.method, request.match_info["plural"]), None)
+        return _status(status, "Refused") if status else None
+
+    async def _groups(self, request: web.Request) -> web.Response:
+        versions = sorted({version for version, _ in KINDS.values() if "/" in version})
+        groups = [
+            {"name": v.split("/")[0], "versions": [{"groupVersion": v, "version": v.split("/")[1]}],
+             "preferredVersion": {"groupVersion": v, "version": v.split("/")[1]}}
+            for v in versions
+        ]  # fmt: skip
+        return web.json_response({"groups": groups})
+
+    async def _resources(self, request: web.Request) -> web.Response:
+        group = request.match_info.get("group")
+        here = f"{group}/{request.match_info['version']}" if group else "v1"
+        found = [
+            {"name": plural, "kind": kind, "singularName": kind.lower(), "namespaced": True,
+             "verbs": ["list", "watch", "patch", "get"]}
+            for plural, (version, kind) in KINDS.items()
+            if version == here
+        ]  # fmt: skip
+        if not found:
+            return _status(404, "NotFound")
+        return web.json_response({"groupVersion": here, "resources": found})
+
+    def _json(self, body: Object) -> Any:
+        async def answer(request: web.Request) -> web.Response:
+            return web.json_response(body)
+
+        return answer
+
+
+def _pod(workload: Object, name: str, works: bool) -> Object:
+    meta = workload["metadata"]
+    state = {"started": works, "ready": works, "name": "engine"}
+    if not works:
+        state |= {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}, "image": "broken"}
+    fetched = {"name": "fetch", "state": {"terminated": {"exitCode": 0}}}
+    return {
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": meta["namespace"],
+            "labels": workload["spec"]["template"]["metadata"]["labels"],
+            "ownerReferences": [
+                {"kind": workload["kind"], "name": meta["name"], "uid": meta["uid"], "controller": True}
+            ],
+        },
+        "status": {
+            "phase": "Running" if works else "Pending",
+            "conditions": [{"type": "Ready", "status": str(works)}],
+            "containerStatuses": [state],
+            "initContainerStatuses": [fetched] if workload["kind"] == "StatefulSet" else [],
+        },
+    }
+
+
+def _status(code: int, reason: str) -> web.Response:
+    return web.json_response({"kind": "Status", "code": code, "reason": reason, "message": reason}, status=code)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return copy.deepcopy(new)
+    merged = {**old, **{k: v if k in ATOMIC else _merged(old.get(k), v) for k, v in new.items()}}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _take_out(current: Object, before: Object, after: Object) -> None:
+    """Fields a manager applied before and no longer does."""
+    for key, value in before.items():
+        if key not in after:
+            current.pop(key, None)
+        elif isinstance(value, dict) and isinstance(after[key], dict) and isinstance(current.get(key), dict):
+            _take_out(current[key], value, after[key])
+
+
+def _without_version(thing: Object) -> Object:
+    return {**thing, "metadata": {k: v for k, v in thing["metadata"].items() if k != "resourceVersion"}}
