@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from tandem_runtime.execution.layers.context import BuildContext
 from tandem_runtime.execution.weights import Part
+
+_fused = torch.ops.aten._fused_rms_norm.default
+"""What `F.rms_norm` runs on CUDA. On the CPU that one splits into eight operations, a tenth of a prefill's time."""
 
 
 class RMSNorm:
@@ -17,4 +19,5 @@ class RMSNorm:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Over the last dimension, in fp32, returned in x's dtype."""
-        return F.rms_norm(x, self._shape, self.weight, self.eps)
+        y: torch.Tensor = _fused(x, self._shape, self.weight, self.eps)[0]
+        return y
