@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.aot import SM_80, SM_90, Resources, resources
-from support.kernels import INTERPRETED
 from tandem_kernels import (
+    fp8_gemm,
+    fp8_quantize,
     kv_pages,
     moe_combine,
     moe_gemm,
@@ -25,8 +26,6 @@ from tandem_kernels import (
 )
 from tandem_kernels.launch import HOPPER, Launch
 from triton.backends.compiler import GPUTarget
-
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are not compiled")
 
 SHARED_BYTES = {80: 163 * 1024, HOPPER: 227 * 1024}
 """What one program can have, CUDA C++ Programming Guide, table of compute capabilities."""
@@ -97,6 +96,17 @@ def routing() -> Launch:
     return moe_route.launch(meta(64, 128), found, normalise=True)
 
 
+def fp8_product(rows: int) -> Launch:
+    x = fp8_quantize.Quantized(meta(rows, 5120, dtype=FP8), meta(rows, 40, dtype=FP32))
+    scales = fp8_gemm.BlockScales(meta(80, 40, dtype=FP32))
+    return fp8_gemm.launch(x, meta(10240, 5120, dtype=FP8), scales, meta(rows, 10240))
+
+
+def quantize() -> Launch:
+    found = fp8_quantize.Quantized(meta(64, 5120, dtype=FP8), meta(64, 40, dtype=FP32))
+    return fp8_quantize.launch(meta(64, 5120), found)
+
+
 BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
 CASES: dict[str, Callable[[int], list[Launch]]] = {
     "rms_norm": lambda _: [rms_norm.launch(meta(64, 5120), None, meta(5120), meta(64, 5120), 1e-6)],
@@ -106,19 +116,14 @@ CASES: dict[str, Callable[[int], list[Launch]]] = {
     "paged_decode": lambda _: decode(128, BF16, BF16, 4),
     "paged_decode unsplit": lambda _: decode(128, FP16, FP16, 1),
     "paged_decode 64": lambda _: decode(64, BF16, BF16, 4),
-    "paged_decode 96": lambda _: decode(96, BF16, BF16, 4),
-    "paged_decode fp32": lambda _: decode(128, FP32, FP32, 4),
     "paged_prefill": lambda arch: [prefill(128, BF16, BF16, 4096, arch)],
     "paged_prefill short": lambda arch: [prefill(128, BF16, BF16, 64, arch)],
     "paged_prefill few": lambda arch: [prefill(128, BF16, BF16, 16, arch)],
     "paged_prefill 64": lambda arch: [prefill(64, BF16, BF16, 4096, arch)],
-    "paged_prefill 96": lambda arch: [prefill(96, FP16, FP16, 4096, arch)],
-    "paged_prefill fp32": lambda arch: [prefill(128, FP32, FP32, 4096, arch)],
     "moe_route": lambda _: [routing()],
     "moe_gemm few": lambda arch: moe(64, BF16, arch),
     "moe_gemm some": lambda arch: moe(1024, BF16, arch),
     "moe_gemm many": lambda arch: moe(4096, FP16, arch),
-    "moe_gemm fp32": lambda arch: moe(64, FP32, arch),
     "moe_combine": lambda _: [moe_combine.launch(meta(512, 4096), meta(64, 4096), meta(64, 4096), 8)],
     "sample": lambda _: [sampling()],
     "pack": lambda _: [
@@ -128,7 +133,15 @@ CASES: dict[str, Callable[[int], list[Launch]]] = {
         kv_pages.unpack_launch(meta(9, 4, 4096, dtype=torch.int64), meta(100, 8, 4096, dtype=torch.int64), ints(9), 2)
     ],
 }
+"""By the compute capability that launch tables choose for."""
 HOPPER_CASES: dict[str, Callable[[int], list[Launch]]] = {
+    "paged_decode 96": lambda _: decode(96, BF16, BF16, 4),
+    "paged_decode fp32": lambda _: decode(128, FP32, FP32, 4),
+    "paged_prefill 96": lambda arch: [prefill(96, FP16, FP16, 4096, arch)],
+    "paged_prefill fp32": lambda arch: [prefill(128, FP32, FP32, 4096, arch)],
+    "moe_gemm fp32": lambda arch: moe(64, FP32, arch),
+    "fp8_quantize": lambda _: [quantize()],
+    "fp8_gemm": lambda _: [fp8_product(rows) for rows in (1, 32, 64)],
     "qk_norm_rope_kv_write fp8": lambda _: [rope(128, FP8)],
     "paged_decode fp8": lambda _: decode(128, BF16, FP8, 4),
     "paged_prefill fp8": lambda arch: [prefill(128, BF16, FP8, 4096, arch)],
@@ -143,17 +156,16 @@ def compiled(launch: Launch, target: GPUTarget) -> Resources:
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("target", [SM_80, SM_90], ids=["sm_80", "sm_90"])
-def test_compiles_without_spills(case: str, target: GPUTarget) -> None:
-    for launch in CASES[case](target.arch):
-        compiled(launch, target)
-
-
-@pytest.mark.parametrize("case", HOPPER_CASES)
-def test_fp8_compiles_without_spills(case: str) -> None:
-    for launch in HOPPER_CASES[case](HOPPER):
+@pytest.mark.parametrize("case", [*CASES, *HOPPER_CASES])
+def test_no_spills_on_hopper(case: str) -> None:
+    for launch in (CASES | HOPPER_CASES)[case](HOPPER):
         compiled(launch, SM_90)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_spills_on_ampere(case: str) -> None:
+    for launch in CASES[case](SM_80.arch):
+        compiled(launch, SM_80)
 
 
 def test_prefill_uses_hoppers_matrix_units_and_asynchronous_copies() -> None:

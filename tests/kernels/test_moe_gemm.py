@@ -12,9 +12,15 @@ def chosen(tokens: int, top_k: int, experts: int, device: str, *, only: int | No
     return torch.stack([torch.randperm(only or experts)[:top_k] for _ in range(tokens)]).int().to(device)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("tokens", "top_k", "experts", "only"), [(1, 2, 6, None), (9, 3, 5, None), (40, 1, 4, 1), (130, 2, 3, 2)]
+    ("tokens", "top_k", "experts", "only", "dtype"),
+    [
+        *((9, 3, 5, None, dtype) for dtype in DTYPES),
+        (1, 2, 6, None, torch.float32),
+        (40, 1, 4, 1, torch.float16),
+        (130, 2, 3, 2, torch.bfloat16),
+    ],
+    ids=str,
 )
 def test_both_products(
     tokens: int, top_k: int, experts: int, only: int | None, dtype: torch.dtype, device: str

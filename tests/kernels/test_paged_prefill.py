@@ -55,16 +55,18 @@ def check(
     assert bool((out[:FIRST_ROW] == 7.0).all())
 
 
+@pytest.mark.parametrize("spans", [[(0, 1)], [(0, 70)], [(130, 35), (0, 0), (0, 3)]], ids=str)
+def test_chunks_after_prefixes_of_any_length(spans: list[tuple[int, int]], device: str) -> None:
+    check(spans, device=device)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "spans", [[(0, 1)], [(0, 20), (64, 1), (63, 2), (7, 9)], [(0, 70)], [(130, 35), (0, 0), (0, 3)]], ids=str
-)
-def test_chunks_after_prefixes_of_any_length(spans: list[tuple[int, int]], dtype: torch.dtype, device: str) -> None:
-    check(spans, dtype=dtype, device=device)
+def test_chunks_around_the_borders_of_tiles(dtype: torch.dtype, device: str) -> None:
+    check([(0, 20), (64, 1), (63, 2), (7, 9)], dtype=dtype, device=device)
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim"), [(1, 1, 64), (7, 7, 96), (5, 1, 128), (64, 2, 16), (9, 3, 80)]
+    ("heads", "kv_heads", "head_dim"), [(1, 1, 64), (7, 7, 96), (5, 1, 128), (32, 2, 16), (9, 3, 80)]
 )
 def test_heads_in_any_grouping(heads: int, kv_heads: int, head_dim: int, device: str) -> None:
     check([(5, 18), (0, 2)], heads=heads, kv_heads=kv_heads, head_dim=head_dim, device=device)

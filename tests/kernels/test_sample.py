@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from support.kernels import DTYPES, normal
@@ -46,7 +48,7 @@ def assert_drawn(token: int, logits_V: torch.Tensor, r: dict[str, float]) -> Non
     assert cumulated_V[token] - p_V[token] - 1e-6 <= u <= cumulated_V[token] + 1e-6
 
 
-TRUNCATIONS = [
+TRUNCATIONS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.3},
     {"top_k": 1},
@@ -59,8 +61,7 @@ TRUNCATIONS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("vocab", [41, 10_001])
+@pytest.mark.parametrize(("vocab", "dtype"), [(10_001, torch.float32), *((41, dtype) for dtype in DTYPES)], ids=str)
 def test_draws_from_the_truncated_distribution(vocab: int, dtype: torch.dtype, device: str) -> None:
     rows = [row(seed=i, index=3 * i, **settings) for i, settings in enumerate(TRUNCATIONS)]
     logits = 3 * normal(len(rows), vocab, dtype=dtype, device=device)
@@ -72,10 +73,10 @@ def test_draws_from_the_truncated_distribution(vocab: int, dtype: torch.dtype, d
 
 def test_uniforms_cover_the_distribution(device: str) -> None:
     """Many seeds on one row: each draw is where the sampler on the host would have drawn."""
-    logits = normal(1, 97, dtype=torch.float32, device=device).expand(40, 97)
-    rows = [row(seed=(-1) ** i * i * 0x1234_5678_9ABC, index=i) for i in range(40)]
+    logits = normal(1, 97, dtype=torch.float32, device=device).expand(20, 97)
+    rows = [row(seed=(-1) ** i * i * 0x1234_5678_9ABC, index=i) for i in range(20)]
     found = run(logits, rows).ids_R.tolist()
-    assert len(set(found)) > 10
+    assert len(set(found)) > 5
     for token, r in zip(found, rows, strict=True):
         assert_drawn(token, logits[0], r)
 
@@ -88,8 +89,8 @@ def test_greedy_takes_the_first_of_the_largest(device: str) -> None:
 
 
 def test_ties_at_the_floor_are_kept(device: str) -> None:
-    logits = torch.tensor([[0.0, 2.0, 1.0, 1.0, 1.0, -1.0]], device=device).expand(24, 6)
-    found = run(logits, [row(top_k=2, seed=seed) for seed in range(24)]).ids_R.tolist()
+    logits = torch.tensor([[0.0, 2.0, 1.0, 1.0, 1.0, -1.0]], device=device).expand(16, 6)
+    found = run(logits, [row(top_k=2, seed=seed) for seed in range(16)]).ids_R.tolist()
     assert set(found) == {1, 2, 3, 4}
 
 
@@ -105,7 +106,7 @@ def test_penalties_and_the_history_they_leave(device: str) -> None:
     logits = normal(3, vocab, dtype=torch.float32, device=device)
     history = torch.randint(0, 7, (4, vocab), dtype=torch.int32).to(device)
     before = history.clone()
-    penalties = {"repetition": 1.3, "presence": 0.4, "frequency": 0.2}
+    penalties: dict[str, Any] = {"repetition": 1.3, "presence": 0.4, "frequency": 0.2}
     rows = [
         row(temperature=0.0, history=2, **penalties),
         row(seed=5, history=0, **penalties),
@@ -124,7 +125,7 @@ def test_penalties_and_the_history_they_leave(device: str) -> None:
 
 
 def test_a_row_does_not_depend_on_its_batch(device: str) -> None:
-    logits = normal(5, 200, dtype=torch.float16, device=device)
-    rows = [row(seed=i, top_p=0.9) for i in range(5)]
+    logits = normal(3, 200, dtype=torch.float16, device=device)
+    rows = [row(seed=i, top_p=0.9) for i in range(3)]
     together = run(logits, rows).ids_R.tolist()
-    assert [run(logits[i : i + 1], rows[i : i + 1]).ids_R.tolist()[0] for i in range(5)] == together
+    assert [run(logits[i : i + 1], rows[i : i + 1]).ids_R.tolist()[0] for i in range(3)] == together

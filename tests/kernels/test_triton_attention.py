@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.execution.attention.backend import HeadNorms
 from tandem_runtime.execution.attention.eager import EagerAttention
 from tandem_runtime.execution.attention.triton import TritonAttention
+from tandem_runtime.execution.layers.norm import RMSNorm
 from tandem_runtime.execution.layers.rope import Rope
 from tandem_runtime.execution.slots import SlotTables
 
@@ -50,6 +51,10 @@ class Norm:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
+def head_norms(q_D: torch.Tensor, k_D: torch.Tensor) -> HeadNorms:
+    return HeadNorms(cast(RMSNorm, Norm(q_D)), cast(RMSNorm, Norm(k_D)))
+
+
 @pytest.mark.parametrize("rope", [PLAIN, YARN], ids=["plain", "yarn"])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(6, 2, 16), (5, 1, 64)])
 def test_equals_the_eager_backend(heads: int, kv_heads: int, head_dim: int, rope: dict[str, Any], device: str) -> None:
@@ -64,8 +69,8 @@ def test_equals_the_eager_backend(heads: int, kv_heads: int, head_dim: int, rope
     )
     tables = SlotTables(max_num_seqs=4, max_pages_per_seq=5, vocab_size=8, device="cpu")
     weights = [normal(head_dim, dtype=torch.float32, device="cpu") for _ in range(2)]
-    norms = HeadNorms(*(Norm(weight) for weight in weights)) if rope is YARN else None
-    norms_there = HeadNorms(*(Norm(weight.to(device)) for weight in weights)) if norms else None
+    norms = head_norms(*weights) if rope is YARN else None
+    norms_there = head_norms(*(weight.to(device) for weight in weights)) if rope is YARN else None
     for plan in PLANS:
         step = tables.lay_out(plan)
         host.begin(step.batch)

@@ -7,11 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from support.kernels import INTERPRETED
 
-
-@pytest.mark.skipif(INTERPRETED, reason="is what this test starts")
 def test_kernels_under_the_interpreter() -> None:
     run = subprocess.run(
         [

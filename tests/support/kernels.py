@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float8_e4m3fn: 0.07}
 """Relative to the size of the answer's entries: two units in the last place of 16 bits, half of one of 8."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
