@@ -84,7 +84,8 @@ class Pod:
         return self.in_flight, self._tokens_since_poll
 
     def polled(self, status: PodStatus, mark: tuple[int, int]) -> None:
-        if self.status is not None and self.status.incarnation != status.incarnation:
+        # A pod that loads its model has no incarnation yet.
+        if self.status is not None and self.status.incarnation not in ("", status.incarnation):
             log.info("pod restarted", extra={"fields": {"pod": self.key, "incarnation": status.incarnation}})
             self._sent.clear()
             self._fail_unanswered("restarted")
