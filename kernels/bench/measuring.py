@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import triton.testing
+from triton.runtime.errors import OutOfResources
 
 CEILINGS = {"H200": (4.3e12, 790e12), "H100": (2.9e12, 790e12)}
 """Measured on the cards: bytes/s of a large copy (read and write counted), bf16 FLOP/s of a large product."""
@@ -49,7 +50,11 @@ def measure(cases: Iterator[Case]) -> None:
     top = ceilings(torch.cuda.get_device_name())
     print(f"{'case':58} {'us':>9} {'floor us':>9} {'of floor':>8} {'GB/s':>7} {'TFLOP/s':>8}")
     for case in cases:
-        time = seconds(case.run)
+        try:
+            time = seconds(case.run)
+        except OutOfResources as error:
+            print(f"{case.name:58} {error}")
+            continue
         floor = max(case.num_bytes / top.bytes_per_second, case.flops / top.flops_per_second)
         print(
             f"{case.name:58} {time * 1e6:9.1f} {floor * 1e6:9.1f} {floor / time:8.0%}"

@@ -95,6 +95,31 @@ def test_large_scores_do_not_overflow(device: str) -> None:
     check(cache, [40], 2, splits=2, dtype=torch.float16, device=device)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_graph_captured_at_one_length_serves_every_other() -> None:
+    longest = [900, 3]
+    cache = PagedKV(longest, kv_heads=2, head_dim=128, page_size=16, dtype=torch.bfloat16, device="cuda")
+    q = normal(2, 8, 128, dtype=torch.bfloat16, device="cuda")
+    slots = torch.arange(2, dtype=torch.int32, device="cuda")
+    lengths = torch.ones(2, dtype=torch.int32, device="cuda")
+    layer = cache.layer(0)
+
+    def attend() -> torch.Tensor:
+        return paged_decode(q, *layer, cache.page_table_SP, slots, lengths, scale=0.1, splits=3)
+
+    attend()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = attend()
+    k_64, v_64 = layer[0].double(), layer[1].double()
+    for now in (longest, [257, 0], [1, 1]):
+        lengths.copy_(torch.tensor(now, dtype=torch.int32))
+        graph.replay()
+        expected = reference.paged_decode(q.double(), k_64, v_64, cache.page_table_SP, slots, lengths, scale=0.1)
+        assert_close(out, expected)
+
+
 def test_nothing_to_decode(device: str) -> None:
     cache = PagedKV([4], kv_heads=1, head_dim=64, page_size=4, dtype=torch.float16, device=device)
     none = torch.zeros(0, dtype=torch.int32, device=device)
