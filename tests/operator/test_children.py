@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 from support.bad_specs import CLB, GOOD_SPECS
 from support.infsvc import INSTALLATION, child, engine_sets, observed, plan, pods_of, service

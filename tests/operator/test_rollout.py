@@ -198,19 +198,21 @@ def test_every_history_keeps_the_promises_and_ends_well(goals: Goals, events: li
         step(sim, "e", goals)
         sim.tick()
         # Pods of the wanted revision recover, as kubelets restart them; old ones may stay as they failed.
-        for key in [("prefill", "e"), ("decode", "e")]:
-            for pod in sim.pods.get(key, {}).values():
+        for role in ENGINE_ROLES:
+            for pod in sim.pods.get((role, "e"), {}).values():
                 pod.state = "ready" if pod.state == "unready" else pod.state
     assert done(sim, "e", goals), sim.views()
     assert plan_rollout("e", goals, sim.views()) == sim.replicas, "no steady state"
 
 
 @settings(max_examples=100, deadline=None)
-@given(goals=all_goals, bad=st.sampled_from(ENGINE_ROLES), ticks=st.integers(1, 40), fixed=st.sampled_from("ac"))
+@given(any_goals=all_goals, bad=st.sampled_from(ENGINE_ROLES), ticks=st.integers(1, 40), fixed=st.sampled_from("ac"))
 def test_bad_revision_gets_no_traffic_and_the_old_one_goes_on(
-    goals: Goals, bad: EngineRole, ticks: int, fixed: str
+    any_goals: Goals, bad: EngineRole, ticks: int, fixed: str
 ) -> None:
-    goals = {role: goal(g.desired, g.max_surge, g.max_unavailable or (not g.max_surge)) for role, g in goals.items()}
+    goals = {
+        role: goal(g.desired, g.max_surge, g.max_unavailable or (not g.max_surge)) for role, g in any_goals.items()
+    }
     sim = serving("a", goals, (bad, "b"))
     for _ in range(ticks):
         step(sim, "b", goals)
@@ -222,12 +224,12 @@ def test_bad_revision_gets_no_traffic_and_the_old_one_goes_on(
 
 
 def test_first_install_starts_everything_at_once() -> None:
-    goals = {"prefill": goal(3), "decode": goal(5)}
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(3), "decode": goal(5)}
     assert plan_rollout("a", goals, []) == {("prefill", "a"): 3, ("decode", "a"): 5}
 
 
 def test_editing_replicas_touches_no_other_pod() -> None:
-    goals = {"prefill": goal(2), "decode": goal(2)}
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(2), "decode": goal(2)}
     sim = serving("a", goals)
     kept = {key: list(pods.values()) for key, pods in sim.pods.items()}
     settle(sim, "a", {"prefill": goal(2), "decode": goal(4)})
@@ -236,7 +238,7 @@ def test_editing_replicas_touches_no_other_pod() -> None:
 
 def test_failed_first_install_is_replaced_at_once() -> None:
     """Symptom in other systems: pods of a first revision that cannot start hold the GPUs its fix is waiting for."""
-    goals = {"prefill": goal(2), "decode": goal(2)}
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(2), "decode": goal(2)}
     sim = Sim(broken={("prefill", "a"), ("decode", "a")})
     for _ in range(5):
         step(sim, "a", goals)
@@ -248,14 +250,14 @@ def test_failed_first_install_is_replaced_at_once() -> None:
 
 def test_old_pod_that_failed_by_itself_does_not_stop_a_rollout() -> None:
     """Ordinal 0 is broken for good, and StatefulSets remove the highest ordinal first."""
-    goals = {"prefill": goal(1), "decode": goal(3)}
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(1), "decode": goal(3)}
     sim = serving("a", goals)
     sim.pods[("decode", "a")][0].state = "unready"
     settle(sim, "b", goals)
 
 
 def test_recreate_never_holds_more_gpus_than_wanted() -> None:
-    goals = {"prefill": goal(2, 0, recreate=True), "decode": goal(2, 0, recreate=True)}
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(2, 0, recreate=True), "decode": goal(2, 0, recreate=True)}
     sim = serving("a", goals)
     for _ in range(20):
         step(sim, "b", goals)
@@ -266,7 +268,7 @@ def test_recreate_never_holds_more_gpus_than_wanted() -> None:
 
 
 def test_suspend_and_resume() -> None:
-    goals = {"prefill": goal(2), "decode": goal(3)}
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(2), "decode": goal(3)}
     sim = serving("a", goals)
     settle(sim, "a", {"prefill": goal(0), "decode": goal(0)})
     settle(sim, "a", goals)
@@ -274,7 +276,7 @@ def test_suspend_and_resume() -> None:
 
 def test_old_prefill_pods_stay_with_their_decode_pods() -> None:
     """While half of the old decode pods remain, so does half of the old prefill pods."""
-    goals = {"prefill": goal(4), "decode": goal(2)}
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(4), "decode": goal(2)}
     sim = serving("a", goals)
     for _ in range(60):
         step(sim, "b", goals)
