@@ -132,6 +132,10 @@ def test_environment_is_expanded_in_mounted_paths() -> None:
         (("model.preset", "Qwen9"), r"spec\.model\.preset: Qwen9 is unknown; one of Qwen2\.5"),
         (("model.region", None), r"spec\.model\.region is required with preset Qwen3-32B"),
         (("engine.extraArgs", ["--max-num-seqs=many"]), r"extraArgs.*--max-num-seqs.*invalid int"),
+        (
+            ("decode.scaling", {"maxReplicas": 2, "targets": [{"metric": "cpu", "average": "500m"}]}),
+            r"scaling\.targets\[\]\.average: 500m must be whole percent",
+        ),
         (("prefill.extraArgs", ["--page-size=0"]), r"spec\.prefill\.extraArgs: --page-size must be at least 1"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tandem_contract import labels, ports
 
 from tandem_operator.api.roles import RoleSpec, ScalingTarget
+from tandem_operator.api.service import InvalidSpec
 from tandem_operator.plan import names
 from tandem_operator.plan.context import ENGINE_ROLES, EngineRole, Manifest, Service
 
@@ -54,6 +55,10 @@ def autoscaler(service: Service, role: EngineRole, engine_set: str) -> Manifest 
 
 def _metric(target: ScalingTarget) -> Manifest:
     if target.metric == "cpu":
+        if not str(target.average).isdigit():
+            raise InvalidSpec(
+                f"scaling.targets[].average: {target.average} must be whole percent of the request for cpu"
+            )
         utilization = {"type": "Utilization", "averageUtilization": int(target.average)}
         return {"type": "Resource", "resource": {"name": "cpu", "target": utilization}}
     average = {"type": "AverageValue", "averageValue": str(target.average)}
