@@ -94,6 +94,15 @@ def test_ties_at_the_floor_are_kept(device: str) -> None:
     assert set(found) == {1, 2, 3, 4}
 
 
+@pytest.mark.parametrize("settings", [{"top_k": 1}, {"top_p": 0.2}], ids=str)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_floors_are_exact_to_the_last_bit(settings: dict[str, Any], sign: float, device: str) -> None:
+    value = torch.tensor(sign * 1.5)
+    above = torch.nextafter(value, torch.tensor(9.0))
+    logits = torch.stack([value, above, value]).to(device).expand(8, 3)
+    assert run(logits, [row(seed=seed, **settings) for seed in range(8)]).ids_R.tolist() == [1] * 8
+
+
 def test_masked_tokens_are_never_drawn(device: str) -> None:
     logits = torch.full((3, 300), -torch.inf, device=device)
     logits[:, [7, 290]] = torch.tensor([1.0, 1.5], device=device)
