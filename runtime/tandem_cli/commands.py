@@ -66,3 +66,9 @@ def bench(argv: list[str]) -> int | None:
     from tandem_runtime.bench.main import run
 
     return run(argv)
+
+
+def operator(argv: list[str]) -> int | None:
+    from tandem_operator.main import run
+
+    return run(argv)

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "up": Command("gateway, prefill and decode processes on this machine", "demo", commands.up),
     "demo": Command("the same with a small model, one question and where it went", "demo", commands.demo),
     "bench": Command("measure an OpenAI endpoint", "bench", commands.bench),
+    "operator": Command("turn InferenceServices of a cluster into pods", "operator", commands.operator),
 }
 
 
