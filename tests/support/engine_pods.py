@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from support.token_model import TokenModelRunner
+from support.token_model import VOCAB_SIZE, TokenModelRunner
 from tandem_contract.handoff import LayoutFingerprint
 from tandem_contract.ticket import Ticket, new_nonce
 from tandem_runtime.core.sampling import SamplingParams
@@ -57,7 +57,7 @@ def token_fingerprint(model: str = "token-model") -> LayoutFingerprint:
 class Wire:
     def __init__(self) -> None:
         self._pods: dict[str, Pod] = {}
-        self._calls: dict[int, tuple[Pod, int]] = {}
+        self._calls: dict[int, tuple[Pod | Stranger, int]] = {}
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self.lost: set[str] = set()
@@ -67,6 +67,16 @@ class Wire:
 
     def add(self, pod: Pod) -> None:
         self._pods[pod.url] = pod
+
+    def post(self, pod: Pod, path: str, body: bytes) -> tuple[int, bytes]:
+        """What a stranger's message to the pod's control port is answered with."""
+        stranger = Stranger()
+        with self._lock:
+            call_id = next(self._ids)
+            self._calls[call_id] = (stranger, 0)
+        pod.inbox.put(ControlCall(call_id=call_id, path=path, body=body))
+        reply = stranger.inbox.get(timeout=PATIENCE_S)
+        return reply.status, reply.body
 
     def send(self, origin: Pod, message: ControlCall | ControlReply) -> None:
         with self._lock:
@@ -83,6 +93,13 @@ class Wire:
                 self._calls[call_id] = (origin, message.call_id)
                 target = self._pods[message.url]
                 target.inbox.put(ControlCall(call_id=call_id, path=message.path, body=message.body))
+
+
+class Stranger:
+    """A caller that is no pod."""
+
+    def __init__(self) -> None:
+        self.inbox: queue.SimpleQueue[ControlReply] = queue.SimpleQueue()
 
 
 @dataclass
@@ -158,7 +175,9 @@ class Pod:
         if role == "decode":
             self.decode = DecodeHandoffs(**common, url=self.url, probe_interval_s=probe_interval_s)
         else:
-            self.prefill = PrefillHandoffs(**common, name=name, lease_s=lease_s, token_horizon=64)
+            self.prefill = PrefillHandoffs(
+                **common, name=name, vocab_size=VOCAB_SIZE, lease_s=lease_s, token_horizon=64
+            )
         self._executor = Executor(self.runner, self.inbox.put)
         self.engine = Engine(
             name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict
@@ -40,6 +41,11 @@ class ControlPlane:
     def answer(self, call: ControlCall, status: int, message: Any = None) -> None:
         body = b"{}" if message is None else msgspec.json.encode(message)
         self._publish(ControlReply(call_id=call.call_id, status=status, body=body))
+
+
+def same_secret(given: str, known: str) -> bool:
+    """In constant time; `given` may be anything a peer sends."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), known.encode())
 
 
 def decode(body: bytes, cls: type[Message]) -> Message:

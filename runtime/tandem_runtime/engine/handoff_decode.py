@@ -1,12 +1,11 @@
 """The decode side of handoffs: asks prefill pods for prompts, grants pages, falls back when a pod fails.
 
-A remote sequence goes  asked -> (reserve) -> receiving -> filled, or to the next ticket's pod, or to local prefill.
+A remote sequence goes  asked -> queued -> receiving -> filled, or to the next ticket's pod, or to local prefill.
 Its pages, once reserved, survive a failover: a new attempt opens only after the old one's transfer is quiet.
 """
 
 from __future__ import annotations
 
-import hmac
 import itertools
 import secrets
 import time
@@ -20,7 +19,7 @@ from tandem_contract import handoff
 from tandem_contract.handoff import LayoutFingerprint
 
 from tandem_runtime.core.errors import HandoffError
-from tandem_runtime.engine.control import ControlPlane, decode
+from tandem_runtime.engine.control import ControlPlane, decode, same_secret
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.messages import ControlCall, EngineRequest
 from tandem_runtime.engine.transfers import JobReport, TransferGroup
@@ -66,7 +65,8 @@ class _Job:
     """Its address until it tells its name."""
     incarnation: str
     asked_at: float
-    phase: Literal["asked", "receiving"] = "asked"
+    phase: Literal["asked", "queued", "receiving"] = "asked"
+    """`asked` until P took the job: before that a probe of P says nothing about it."""
     token: str = ""
     error: tuple[str, str] | None = None
     """(reason label, message) of a job that is closing."""
@@ -140,7 +140,7 @@ class DecodeHandoffs:
         ask = decode(call.body, handoff.ReserveAsk)
         remote = self._jobs.get(ask.job_id)
         job = remote.job if remote else None
-        if remote is None or job is None or job.phase != "asked" or ask.prefill_incarnation != job.incarnation:
+        if remote is None or job is None or job.phase == "receiving" or ask.prefill_incarnation != job.incarnation:
             self._control.answer(call, 404)
             return
         if remote.slots is None:
@@ -179,7 +179,7 @@ class DecodeHandoffs:
         self._control.answer(call, 200)
         if remote is None or remote.job is None or end.error is None:
             return
-        if remote.job.phase == "asked" or hmac.compare_digest(end.token, remote.job.token):
+        if remote.job.phase != "receiving" or same_secret(end.token, remote.job.token):
             self._fail(remote.job, "prefill_error", end.error)
 
     def on_received(self, report: JobReport) -> None:
@@ -248,7 +248,10 @@ class DecodeHandoffs:
         )
 
     def _on_asked(self, job: _Job, status: int, body: bytes) -> None:
-        if status == 202 or job.job_id not in self._jobs:
+        if job.job_id not in self._jobs:
+            return
+        if status == 202:
+            job.phase = "queued" if job.phase == "asked" else job.phase
             return
         reason = {0: "unreachable", 401: "ticket", 409: "mismatch", 503: "busy"}.get(status, "refused")
         self._fail(job, reason, f"prefill pod {job.pod} answered {status}: {body[:200].decode(errors='replace')}")
@@ -302,9 +305,8 @@ class DecodeHandoffs:
 
     def _probe(self) -> None:
         for url, peer in self._peers.items():
-            probe = handoff.AliveProbe(
-                decode_url=self._url, decode_incarnation=self._incarnation, job_ids=sorted(peer.jobs)
-            )
+            taken = [job_id for job_id in peer.jobs if (job := self._jobs[job_id].job) and job.phase != "asked"]
+            probe = handoff.AliveProbe(decode_url=self._url, decode_incarnation=self._incarnation, job_ids=taken)
             self._control.post(url, handoff.ALIVE_PATH, probe, self._on_probed(url, peer), timeout_s=PROBE_TIMEOUT_S)
         self._probing = bool(self._peers)
         if self._probing:
@@ -328,7 +330,7 @@ class DecodeHandoffs:
                 remote = self._jobs[job_id]
                 # P forgets a job once every page is sent; one that is still arriving is not lost by that.
                 if remote.job and (
-                    alive is None or remote.job.phase == "asked" or alive.incarnation != peer.incarnation
+                    alive is None or remote.job.phase == "queued" or alive.incarnation != peer.incarnation
                 ):
                     self._fail(remote.job, "peer_lost", f"prefill pod {remote.job.pod} is gone or frozen")
 

@@ -6,7 +6,6 @@ report (nothing reads them any more) and D's ack, the lease's end, or a new inca
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import time
 from collections import Counter
@@ -15,12 +14,13 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+import msgspec
 from tandem_contract import handoff
 from tandem_contract.handoff import LayoutFingerprint
 
 from tandem_runtime.core.errors import HandoffError, RequestError
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.engine.control import ControlPlane, decode
+from tandem_runtime.engine.control import ControlPlane, decode, same_secret
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.messages import ControlCall
 from tandem_runtime.engine.transfers import JobReport, TransferGroup
@@ -66,6 +66,7 @@ class PrefillHandoffs:
         fingerprint: LayoutFingerprint,
         name: str,
         incarnation: str,
+        vocab_size: int,
         lease_s: float,
         token_horizon: int,
         clock: Callable[[], float] = time.monotonic,
@@ -76,6 +77,7 @@ class PrefillHandoffs:
         self._timers = timers
         self._fingerprint = fingerprint
         self._name = name
+        self._vocab_size = vocab_size
         self._incarnation = incarnation
         self._lease_s = lease_s
         self._token_horizon = token_horizon
@@ -99,6 +101,10 @@ class PrefillHandoffs:
             mismatch = handoff.LayoutMismatch(field=field, prefill=str(ours), decode=str(theirs))
             self._control.answer(call, 409, mismatch)
             return
+        fault = self._fault(job)
+        if fault is not None:
+            self._control.answer(call, 400, {"error": fault})
+            return
         now = self._clock()
         sequence = Sequence(
             job.job_id,
@@ -118,6 +124,20 @@ class PrefillHandoffs:
         lease = self._new_lease(job.job_id)
         self._jobs[job.job_id] = _Job(job=job, token=secrets.token_urlsafe(16), lease=lease)
         self._control.answer(call, 202)
+
+    def _fault(self, job: handoff.PrefillJob) -> str | None:
+        """What is wrong with a job that no correct decode pod would post; none of it may reach the model."""
+        if job.job_id in self._jobs:
+            return "job_id: this job was posted before"
+        if len(job.token_ids) < 2:
+            return "token_ids: a handoff needs at least two tokens"
+        if not 0 <= min(job.token_ids) <= max(job.token_ids) < self._vocab_size:
+            return f"token_ids: must be at least 0 and below {self._vocab_size}"
+        if job.held_tokens % self._fingerprint.page_size or not 0 <= job.held_tokens < len(job.token_ids):
+            return f"held_tokens: must be whole pages of {self._fingerprint.page_size} tokens within the prompt"
+        if _host(job.decode_url) is None:
+            return "decode_url: must be http://HOST:PORT"
+        return None
 
     def announce(self) -> None:
         """Asks D for pages for every job that nears the head of the queue."""
@@ -165,7 +185,7 @@ class PrefillHandoffs:
     def on_ack(self, call: ControlCall) -> None:
         end = decode(call.body, handoff.JobEnd)
         job = self._jobs.get(end.job_id)
-        if job is None or not hmac.compare_digest(end.token, job.token):
+        if job is None or not same_secret(end.token, job.token):
             self._control.answer(call, 404)
             return
         self._control.answer(call, 200)
@@ -211,7 +231,11 @@ class PrefillHandoffs:
         if job.job.job_id not in self._jobs or job.phase != "asking":
             return
         if status == 200:
-            self._begin(job, decode(body, handoff.ReserveGrant))
+            grant = self._grant(job, body)
+            if grant is None:
+                self._end(job, "bad_grant", "the decode pod's grant does not fit the job")
+            else:
+                self._begin(job, grant)
         elif status == 503 or (status == 0 and job.unreachable < UNREACHABLE_RETRIES):
             job.unreachable += status == 0
             self._timers.after(job.retry_s, lambda: self._ask(job))
@@ -219,14 +243,26 @@ class PrefillHandoffs:
         else:
             self._end(job, "withdrawn", f"the decode pod answered {status}")
 
+    def _grant(self, job: _Job, body: bytes) -> handoff.ReserveGrant | None:
+        """None unless the grant has a slot for exactly the pages that this job will send."""
+        try:
+            grant = decode(body, handoff.ReserveGrant)
+        except msgspec.DecodeError:
+            return None
+        page_size = self._fingerprint.page_size
+        first = job.job.held_tokens // page_size
+        pages = -(-(len(job.job.token_ids) - 1) // page_size)
+        fits = grant.first_page == first and len(grant.slots) == pages - first and grant.data_ports
+        return grant if fits and same_secret(grant.token, job.token) else None
+
     def _begin(self, job: _Job, grant: handoff.ReserveGrant) -> None:
         job.phase = "sending"
         job.first_page = grant.first_page
         job.num_slots = len(grant.slots)
         job.granted_at = self._clock()
         job.sender_quiet = False
-        host = urlsplit(job.job.decode_url).hostname
-        assert host is not None
+        host = _host(job.job.decode_url)
+        assert host is not None, "checked when the job came"
         send = SendJob(
             job_id=job.job.job_id,
             data_token=grant.data_token,
@@ -265,3 +301,11 @@ class PrefillHandoffs:
         if job := self._jobs.get(job_id):
             self.expired += 1
             self._end(job, "expired", "the decode pod fell silent")
+
+
+def _host(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname if parts.scheme == "http" and parts.port else None
+    except ValueError:
+        return None

@@ -132,6 +132,7 @@ def _serve(
                 fingerprint=layout_fingerprint,
                 name=name,
                 incarnation=incarnation,
+                vocab_size=config.model.vocab_size,
                 lease_s=flags.handoff_lease_seconds,
                 token_horizon=2 * config.max_num_batched_tokens,
             )
