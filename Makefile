@@ -7,7 +7,7 @@ URL ?= http://127.0.0.1:8000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint types layers format bench lock clean
+.PHONY: help setup demo test test-gpu bench-gpu lint types layers format bench lock clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -37,6 +37,9 @@ test: $(VENV)/.dev ## every test that needs neither a GPU nor a cluster; ARGS=py
 
 test-gpu: $(VENV)/.dev ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)
+
+bench-gpu: $(VENV)/.dev ## time of every kernel over its floor, on a CUDA device; ARGS=ops, --sweep
+	$(BIN)/python kernels/bench/run.py $(ARGS)
 
 lint: $(VENV)/.dev ## style and formatting
 	$(BIN)/ruff check .
