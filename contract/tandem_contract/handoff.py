@@ -9,7 +9,8 @@
 
 P computes KV for all tokens but the last and never samples. D reserves pages before P computes the
 first chunk, but not while the job queues at P: P asks (`reserve`) when the job nears its queue's head.
-The messages are plain dataclasses; receivers decode them strictly (`msgspec.convert`).
+The messages are plain dataclasses; receivers decode them with msgspec's JSON decoder, which checks every field's type
+and ignores unknown fields, so that a newer peer may send more.
 """
 
 from __future__ import annotations
