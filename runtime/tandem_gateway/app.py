@@ -84,10 +84,11 @@ class GatewayApp:
             app.router.add_post(path, self._forward)
         app.router.add_get("/openapi.json", self._forward, allow_head=False)
         app.router.add_get("/v1/models", self._models, allow_head=False)
+        app.router.add_get("/v1/models/{model:.+}", self._model, allow_head=False)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         if self._cors.origins:
-            for path in (*GENERATE_ROUTES, *TEXT_ROUTES, "/v1/models", "/openapi.json"):
+            for path in (*GENERATE_ROUTES, *TEXT_ROUTES, "/v1/models", "/v1/models/{model:.+}", "/openapi.json"):
                 app.router.add_options(path, self._cors.preflight)
         app.on_response_prepare.append(self._stamp)
         return app
@@ -178,11 +179,16 @@ class GatewayApp:
             raise errors.BadRequest(f"The body is broken: {broken}") from broken
 
     async def _models(self, request: web.Request) -> web.Response:
-        data = [
-            {"id": name, "object": "model", "created": self._started, "owned_by": "tandem"}
-            for name in self._fleet.models()
-        ]
-        return web.json_response({"object": "list", "data": data})
+        return web.json_response({"object": "list", "data": [self._card(name) for name in self._fleet.models()]})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
+        if name not in self._fleet.models():
+            raise errors.ModelNotFound(f"The model {name!r} does not exist.", param="model")
+        return web.json_response(self._card(name))
+
+    def _card(self, name: str) -> dict[str, str | int]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "tandem"}
 
     async def _livez(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

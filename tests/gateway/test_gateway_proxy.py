@@ -15,6 +15,7 @@ from gateway.eventually import eventually
 from gateway.fake_engine import FakeEngine, status, stream_bytes
 from gateway.harness import CHAT, gateway_before
 from tandem_contract import headers, ticket
+from yarl import URL
 
 KEY = "k" * 32
 
@@ -235,6 +236,22 @@ async def test_models_are_the_union() -> None:
             listed = json.loads((await client.get("/v1/models")).body)
             assert sorted(model["id"] for model in listed["data"]) == ["a", "b", "c"]
             assert (await client.chat(model="c")).headers[headers.PODS] == f"decode={two.key}"
+
+
+async def test_the_openai_client_retrieves_models_whose_names_hold_slashes() -> None:
+    """The route was missing though the pods' /openapi.json, which the gateway hands out, names it."""
+    async with FakeEngine(status(models=("m", "org/name"))) as engine, gateway_before(engine) as client:
+        async with openai.AsyncOpenAI(base_url=client.url + "/v1", api_key="none", max_retries=0) as api:
+            for name in ("m", "org/name"):
+                assert (await api.models.retrieve(name)).id == name
+            with pytest.raises(openai.NotFoundError) as refused:
+                await api.models.retrieve("org/other")
+        assert refused.value.code == "model_not_found"
+        for path in ("org/name", "org%2Fname"):
+            listed = json.loads((await client.get("/v1/models")).body)["data"]
+            answer = await client.session.get(URL(f"{client.url}/v1/models/{path}", encoded=True))
+            assert await answer.json() == listed[1]
+        assert engine.seen == [], "the gateway knows the names itself"
 
 
 async def test_a_restarted_pod_releases_requests_to_its_former_self() -> None:
