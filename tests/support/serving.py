@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 from tandem_contract import metrics as names
 from tandem_contract.env import POD_NAME
 from tandem_contract.flags import GatewayFlags, ServeFlags, to_argv
@@ -95,17 +96,21 @@ class Process:
             return json.load(response)
 
     def metric(self, metric: names.Metric, **labels: str) -> float:
-        """The sample's value, 0 when it was never counted."""
+        """The sum of all samples with these labels; 0 when nothing was counted yet.
+
+        Raises `AssertionError` for what the process does not export, so that `== 0` says something.
+        """
+        assert metric.kind != "histogram", f"{metric.name} has no single value"
+        assert labels.keys() <= set(metric.labels), f"{metric.name} has no labels {labels.keys() - set(metric.labels)}"
         with urllib.request.urlopen(self.metrics_url + "/metrics", timeout=5) as response:
-            for line in response.read().decode().splitlines():
-                name, _, rest = line.partition("{")
-                if not rest:
-                    name, _, rest = line.partition(" ")
-                    if name == metric.name and not labels:
-                        return float(rest)
-                elif name == metric.name and all(f'{key}="{value}"' in rest for key, value in labels.items()):
-                    return float(rest.rpartition(" ")[2])
-        return 0.0
+            families = {family.name: family for family in text_string_to_metric_families(response.read().decode())}
+        family = families.get(metric.name.removesuffix("_total"))  # as the parser names counters
+        assert family is not None, f"{metric.name} is not exported; there is {sorted(families)}"
+        return sum(
+            sample.value
+            for sample in family.samples
+            if sample.name == metric.name and labels.items() <= sample.labels.items()
+        )
 
 
 class EnginePod(Process):
