@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 MIN_POLL_TIMEOUT_S = 1.0
 OWN_DELAY_S = 0.1
 """A timeout that comes later than this after its time says that the gateway was busy, not that the pod is frozen."""
+FOLLOW_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,12 @@ class Fleet:
             await asyncio.wait(self._closing)
 
     async def _follow(self) -> None:
-        try:
-            await self._endpoints.run(self._update)
-        except Exception:
-            log.exception("endpoints are no longer followed")
-            raise
+        while True:
+            try:
+                await self._endpoints.run(self._update)
+            except Exception:
+                log.exception("following the endpoints failed; again in %.1f s", FOLLOW_AGAIN_S)
+            await asyncio.sleep(FOLLOW_AGAIN_S)
 
     @property
     def can_answer(self) -> bool:
@@ -154,7 +156,12 @@ class Fleet:
 
     async def _poll_forever(self, pod: Pod) -> None:
         while True:
-            await self._poll(pod)
+            try:
+                await self._poll(pod)
+            except Exception as error:
+                # Whatever it was: a poller that ends would leave the pod as it is for good.
+                log.exception("poll failed", extra={"fields": {"pod": pod.key}})
+                pod.poll_failed(f"{type(error).__name__}: {error}")
             self._count_pods()
             await asyncio.sleep(self._status_interval)
 

@@ -91,10 +91,12 @@ class WatchedEndpoints:
                         if self._apply(event):
                             update(frozenset(self._pods.values()))
                     backoff = MIN_BACKOFF_S
-                except (aiohttp.ClientError, TimeoutError, OSError, KubernetesError, KeyError) as error:
-                    if isinstance(error, Gone | KeyError):
+                except Exception as error:
+                    expected = isinstance(error, aiohttp.ClientError | OSError | KubernetesError)
+                    if isinstance(error, Gone) or not expected:
                         self._version = ""
-                    log.warning("watching pods: %s: %s; again in %.1f s", type(error).__name__, error, backoff)
+                    again = f"again in {backoff:.1f} s"
+                    log.warning("watching pods: %s: %s; %s", type(error).__name__, error, again, exc_info=not expected)
                     await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
                     backoff = min(MAX_BACKOFF_S, backoff * 2)
 

@@ -66,6 +66,10 @@ class Seen:
 @dataclass
 class FakeEngine:
     status: PodStatus = field(default_factory=status)
+    status_body: bytes | None = None
+    """Instead of `status`."""
+    hold_status: asyncio.Event | None = None
+    """Polls wait for it."""
     words: int = 5
     interval: float = 0.0
     """Seconds between two words."""
@@ -108,6 +112,10 @@ class FakeEngine:
         return [seen for seen in self.seen if seen.path.startswith(("/v1/", "/tokenize", "/detokenize"))]
 
     async def _status(self, request: web.Request) -> web.Response:
+        if self.hold_status is not None:
+            await self.hold_status.wait()
+        if self.status_body is not None:
+            return web.Response(body=self.status_body, content_type="application/json")
         return web.json_response(self.status.to_json())
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

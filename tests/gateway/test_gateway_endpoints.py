@@ -32,9 +32,16 @@ class GivenEndpoints:
         )
 
 
-class BrokenEndpoints:
+class BrokenOnceEndpoints(GivenEndpoints):
+    """Fails at first, then says what there is."""
+
+    failed = False
+
     async def run(self, update: Update) -> None:
-        raise LookupError("no such thing")
+        if not self.failed:
+            self.failed = True
+            raise AttributeError("no such thing")
+        await super().run(update)
 
 
 async def _pods(client: Client, state: str, count: int) -> None:
@@ -77,7 +84,19 @@ async def test_a_request_that_waits_at_a_removed_pod_goes_elsewhere() -> None:
             await asyncio.wait_for(held.cancelled.wait(), 5)
 
 
-async def test_a_discovery_that_ends_is_loud(caplog: pytest.LogCaptureFixture) -> None:
-    async with gateway_before(endpoints=BrokenEndpoints()) as client:
-        assert (await client.chat()).status == 503
-    assert "endpoints are no longer followed" in caplog.text
+async def test_a_discovery_that_fails_is_loud_and_begins_again(caplog: pytest.LogCaptureFixture) -> None:
+    async with FakeEngine() as engine, gateway_before(engine, endpoints=BrokenOnceEndpoints(engine)) as client:
+        assert (await client.chat()).status == 200
+    assert "following the endpoints failed" in caplog.text
+    assert "AttributeError: no such thing" in caplog.text
+
+
+@pytest.mark.parametrize("body", [b'{"name": "\xff\xfe"}', b'{"x": ' + b"[" * 100_000, b"\xff\x00", b"3"])
+async def test_a_status_that_is_garbage_does_not_end_the_polling(body: bytes) -> None:
+    """msgspec raises UnicodeDecodeError and RecursionError besides its own errors; one such body ended the poller."""
+    async with FakeEngine() as engine, gateway_before(engine) as client:
+        engine.status_body = body
+        await _pods(client, "down", 1)
+        engine.status_body = None
+        await _pods(client, "ready", 1)
+        assert (await client.chat()).status == 200

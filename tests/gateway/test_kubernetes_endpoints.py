@@ -125,6 +125,25 @@ async def test_a_cut_or_silent_watch_is_opened_anew_and_keeps_the_endpoints(toke
             assert all(at("10.0.0.1") in update for update in seen.updates)
 
 
+async def test_an_object_that_makes_no_sense_does_not_end_the_watch(
+    token: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A TypeError or AttributeError used to end the following for good; the gateway still called itself ready."""
+    async with FakeKubernetes() as server:
+        async with watching(server, token) as seen:
+            await _watches(server, 1)
+            await server.put("odd", "10.0.0.9", labels=None)
+
+            async def failed() -> bool:
+                return "AttributeError" in caplog.text
+
+            await eventually(failed)
+            await server.delete("odd")
+            await server.put("d0", "10.0.0.1")
+            await seen.sees(at("10.0.0.1"))
+    assert "Traceback" in caplog.text
+
+
 async def test_a_rotated_token_is_read_again(token: Path) -> None:
     async with FakeKubernetes(tokens={"next"}) as server:
         await server.put("d0", "10.0.0.1")
