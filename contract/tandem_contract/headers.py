@@ -6,6 +6,8 @@ TICKET = "X-Tandem-Ticket"
 """Signed permissions to use a prefill pod (see `ticket`), comma-separated: the preferred pod, then one for failover.
 
 Always stripped from clients."""
+SIGNATURE = "X-Tandem-Signature"
+"""Signature of a handoff control message (`ticket.sign_message`)."""
 PODS = "X-Tandem-Pods"
 """Answer header of the gateway: `decode=HOST:PORT; prefill=HOST:PORT`."""
 TIMING = "X-Tandem-Timing"

@@ -1,4 +1,4 @@
-"""Tickets: the gateway's signed permission for one request to use one prefill pod.
+"""Tickets: the gateway's signed permission for one request to use one prefill pod; and signed control messages.
 
 Format: `v1.<payload>.<signature>`, both parts base64url without padding; the signature is
 HMAC-SHA256 (RFC 2104) over `v1.<payload>`. The payload is compact JSON. A verifier accepts any
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 DEFAULT_TTL_S = 120.0
+MESSAGE_TTL_S = 120.0
 MIN_KEY_BYTES = 16
 
 
@@ -104,6 +105,30 @@ class NonceLedger:
         self._expiry = {nonce: at for nonce, at in self._expiry.items() if at > now}
 
 
+def sign_message(path: str, body: bytes, key: bytes, *, now: float | None = None) -> str:
+    """For the `SIGNATURE` header of a handoff control message between pods, which share the ticket keys."""
+    sent_at = f"{time.time() if now is None else now:.0f}"
+    return f"{sent_at}.{_b64(_mac(_message(sent_at, path, body), key)).decode()}"
+
+
+def verify_message(signature: str, path: str, body: bytes, keys: Sequence[bytes], *, now: float | None = None) -> None:
+    """Raises `TicketError` unless a holder of one of `keys` signed this within `MESSAGE_TTL_S`.
+
+    A repeated message is not refused: handoff messages are idempotent, and a job's ticket is spent only once.
+    """
+    sent_at, _, mac = signature.partition(".")
+    try:
+        given = _unb64(mac)
+        age = (time.time() if now is None else now) - int(sent_at)
+    except (ValueError, OverflowError) as error:
+        raise TicketError("the message is not signed") from error
+    signed = _message(sent_at, path, body)
+    if not any([hmac.compare_digest(_mac(signed, key), given) for key in keys]):  # noqa: C419
+        raise TicketError("the message's signature does not match")
+    if abs(age) > MESSAGE_TTL_S:
+        raise TicketError("the message was signed too long ago, or the pods' clocks differ")
+
+
 def parse_keys(text: str) -> tuple[bytes, ...]:
     """One key per non-empty line; the first signs, all verify. Raises `ValueError` on a short key."""
     keys = tuple(line.strip().encode() for line in text.splitlines() if line.strip())
@@ -113,6 +138,10 @@ def parse_keys(text: str) -> tuple[bytes, ...]:
     if not keys:
         raise ValueError("no ticket key found")
     return keys
+
+
+def _message(sent_at: str, path: str, body: bytes) -> bytes:
+    return f"{sent_at}.{path}.".encode() + body
 
 
 def _mac(data: bytes, key: bytes) -> bytes:

@@ -5,7 +5,19 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tandem_contract.ticket import MIN_KEY_BYTES, NonceLedger, Ticket, TicketError, new_nonce, parse_keys, sign, verify
+from tandem_contract.ticket import (
+    MESSAGE_TTL_S,
+    MIN_KEY_BYTES,
+    NonceLedger,
+    Ticket,
+    TicketError,
+    new_nonce,
+    parse_keys,
+    sign,
+    sign_message,
+    verify,
+    verify_message,
+)
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 NOW = 1_000_000.0
@@ -100,3 +112,33 @@ def test_key_files() -> None:
 
 def test_an_ipv6_prefill_pod_has_a_bracketed_url() -> None:
     assert replace(TICKET, prefill_host="fd00::1").prefill_url == "http://[fd00::1]:8100"
+
+
+BODY = b'{"job_id":"j"}'
+
+
+def test_a_signed_message_verifies_with_any_of_the_keys() -> None:
+    signature = sign_message("/path", BODY, b"k" * 16, now=NOW)
+    verify_message(signature, "/path", BODY, [b"other" * 4, b"k" * 16], now=NOW + MESSAGE_TTL_S)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key", "now"),
+    [
+        ("/other", BODY, b"k" * 16, NOW),
+        ("/path", BODY + b" ", b"k" * 16, NOW),
+        ("/path", BODY, b"x" * 16, NOW),
+        ("/path", BODY, b"k" * 16, NOW + MESSAGE_TTL_S + 1),
+        ("/path", BODY, b"k" * 16, NOW - MESSAGE_TTL_S - 1),
+    ],
+)
+def test_a_message_is_refused_for_another_path_body_key_or_time(path: str, body: bytes, key: bytes, now: float) -> None:
+    signature = sign_message("/path", BODY, b"k" * 16, now=NOW)
+    with pytest.raises(TicketError):
+        verify_message(signature, path, body, [key], now=now)
+
+
+@pytest.mark.parametrize("signature", ["", ".", "1", "x.y", "1.é", "9" * 400 + ".AAAA"])
+def test_nonsense_is_no_signature(signature: str) -> None:
+    with pytest.raises(TicketError):
+        verify_message(signature, "/path", BODY, [b"k" * 16], now=NOW)

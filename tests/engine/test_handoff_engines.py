@@ -15,7 +15,7 @@ import pytest
 from support.engine_pods import Pod, Wire, token_fingerprint
 from support.token_model import continue_text
 from tandem_contract import handoff
-from tandem_runtime.engine.messages import Abort
+from tandem_runtime.engine.messages import Abort, ControlReply
 
 
 @contextmanager
@@ -259,7 +259,16 @@ def test_an_impossible_job_is_refused_by_name(trio: tuple[Pod, Pod], change: dic
     prefill.wait_idle()
 
 
-GARBAGE = (b"", b"{", b"[]", b"\xff\xfe", '{"job_id": "unknown", "token": "é"}'.encode(), b"null")
+GARBAGE = (
+    b"",
+    b"{",
+    b"[]",
+    b"\xff\xfe",
+    '{"job_id": "unknown", "token": "é"}'.encode(),
+    b"null",
+    b'{"decode_url": "\xff"}',
+    b'{"x":' + b"[" * 100_000,
+)
 
 
 @pytest.mark.parametrize("body", GARBAGE)
@@ -307,6 +316,59 @@ def test_a_grant_that_does_not_fit_ends_the_job() -> None:
         assert prefill.wire.post(prefill, handoff.PREFILL_PATH, body)[0] == 202
         eventually(lambda: prefill.prefill.outcomes.get("sent/bad_grant"))
         prefill.wait_idle()
+
+
+def test_a_grant_that_is_no_json_ends_the_job() -> None:
+    """Symptom: a pod's address was reused by a web server, whose HTML ended the prefill pod's engine."""
+    with pods(("prefill", "1", {}), ("prefill", "2", {})) as (prefill, stranger):
+        stranger.engine._routes[handoff.RESERVE_PATH] = lambda call: stranger.engine._publish(
+            ControlReply(call_id=call.call_id, status=200, body=b"<html>\xff")
+        )
+        body = json.dumps(JOB | {"decode_url": stranger.url}).encode()
+        assert prefill.wire.post(prefill, handoff.PREFILL_PATH, body)[0] == 202
+        eventually(lambda: prefill.prefill.outcomes.get("sent/bad_grant"))
+        prefill.wait_idle()
+
+
+def test_a_probe_that_overtakes_its_job_is_no_sign_of_a_lost_pod() -> None:
+    """Symptom: a slow post of a long prompt, and a healthy prefill pod was avoided for five seconds.
+
+    Cause: a probe listed the job before the pod had it, and the pod answered that it did not know it.
+    """
+    with pods(("prefill", "1", {}), ("decode", "2", {"probe_interval_s": 0.02})) as (prefill, decode):
+        decode.wire.slow[handoff.PREFILL_PATH] = 0.3
+        tokens = prompt(random.Random(17), 60)
+        answer = decode.ask("r", tokens, 5, [prefill.ticket("r")])
+        assert answer.wait() == continue_text(tokens, 5)
+        assert decode.decode.outcomes == {"received/ok": 1}
+
+
+def test_a_lost_grant_is_given_again(trio: tuple[Pod, Pod]) -> None:
+    """Symptom: 11 s to the first token. Cause: the pod refused to repeat its grant, and waited for the stall timer."""
+    prefill, decode = trio
+    decode.wire.lost_replies[handoff.RESERVE_PATH] = 1
+    tokens = prompt(random.Random(18), 60)
+    answer = decode.ask("r", tokens, 5, [prefill.ticket("r")])
+    assert answer.wait() == continue_text(tokens, 5)
+    assert decode.decode.outcomes == {"received/ok": 1}
+    assert answer.last.trace.ttft_seconds < 5
+
+
+def test_a_fallback_counts_its_prompt_once(trio: tuple[Pod, Pod]) -> None:
+    prefill, decode = trio
+    decode.wire.lost.add(prefill.url)
+    decode.ask("r", prompt(random.Random(19), 40), 5, [prefill.ticket("r")]).wait()
+    assert decode.call(lambda: decode.scheduler.counters.prefix_query_tokens) == 40
+
+
+def test_a_refused_prompt_says_nothing_about_the_pod() -> None:
+    """Symptom: after one prompt too long for the prefill pods, all others were computed locally for five seconds."""
+    with pods(("prefill", "1", {"num_pages": 16}), ("decode", "2", {})) as (prefill, decode):
+        long, short = prompt(random.Random(20), 200), prompt(random.Random(21), 40)
+        assert decode.ask("long", long, 5, [prefill.ticket("long")]).wait() == continue_text(long, 5)
+        answer = decode.ask("short", short, 5, [prefill.ticket("short")])
+        assert answer.wait() == continue_text(short, 5)
+        assert answer.last.trace.prefill_pod == "1"
 
 
 def eventually(value):

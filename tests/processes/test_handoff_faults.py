@@ -18,6 +18,7 @@ from support.fault_proxy import FaultProxy
 from support.serving import EnginePod, Fleet, free_port
 from tandem_contract import handoff, headers
 from tandem_contract import metrics as names
+from tandem_contract.ticket import sign_message
 
 pytestmark = pytest.mark.processes
 
@@ -269,12 +270,53 @@ def prefill_job(
     )
 
 
-async def post_job(prefill: EnginePod, job: handoff.PrefillJob) -> tuple[int, dict[str, Any]]:
+async def post_job(fleet: Fleet, prefill: EnginePod, job: handoff.PrefillJob) -> tuple[int, dict[str, Any]]:
+    """Signed as another pod of the service would sign it."""
+    body = msgspec.json.encode(job)
+    return await post_control(prefill, handoff.PREFILL_PATH, body, sign_message(handoff.PREFILL_PATH, body, fleet.key))
+
+
+async def post_control(pod: EnginePod, path: str, body: bytes, signature: str) -> tuple[int, dict[str, Any]]:
     async with (
-        aiohttp.ClientSession() as session,
-        session.post(prefill.control_url + handoff.PREFILL_PATH, data=msgspec.json.encode(job)) as response,
+        aiohttp.ClientSession(headers={headers.SIGNATURE: signature}) as session,
+        session.post(pod.control_url + path, data=body) as response,
     ):
         return response.status, await response.json()
+
+
+async def test_only_pods_of_the_service_are_listened_to(fleet: Fleet, pair: tuple[EnginePod, EnginePod]) -> None:
+    """Symptom: whoever reached the control port could void every job of a decode pod with one probe."""
+    body = msgspec.json.encode(handoff.AliveProbe(decode_url="http://127.0.0.1:1", decode_incarnation="x", job_ids=[]))
+    prefill, _ = pair
+    right = sign_message(handoff.ALIVE_PATH, body, fleet.key)
+    assert (await post_control(prefill, handoff.ALIVE_PATH, body, right))[0] == 200
+    for signature in (
+        "",
+        "1.x",
+        sign_message(handoff.ALIVE_PATH, body, b"another-key-of-enough-bytes"),
+        sign_message(handoff.ACK_PATH, body, fleet.key),
+        sign_message(handoff.ALIVE_PATH, body + b" ", fleet.key),
+        sign_message(handoff.ALIVE_PATH, body, fleet.key, now=time.time() - 1000),
+    ):
+        for pod in pair:
+            assert (await post_control(pod, handoff.ALIVE_PATH, body, signature))[0] == 401
+
+
+async def test_a_prefill_pod_that_drains_finishes_its_transfers(fleet: Fleet, reference: EnginePod) -> None:
+    """Symptom: every rolling update of prefill pods cut off the handoffs under way."""
+    prefill = fleet.pod("prefill", **TINY_STEPS)
+    with proxied_decode(fleet, hold_after=200_000) as decode:
+        prefill.wait_ready()
+        body = completion_body(random_prompt(random.Random(21), LONG))
+        asking = asyncio.create_task(ask(decode.pod.url, body, ticketed(fleet, prefill, "drain")))
+        await holding(decode.data)
+        await until(lambda: prefill.status()["waiting"] + prefill.status()["running"] == 0)
+        stopping = asyncio.create_task(asyncio.to_thread(prefill.stop))
+        await until(lambda: "draining" in prefill.log())
+        decode.data.release()
+        await assert_right(await asking, reference, body)
+        assert decode.pod.metric(names.HANDOFFS, side="received", outcome="ok") == 1
+        assert await stopping == 0
 
 
 async def test_prefill_pods_take_no_job_without_a_good_ticket(fleet: Fleet, pair: tuple[EnginePod, EnginePod]) -> None:
@@ -285,12 +327,12 @@ async def test_prefill_pods_take_no_job_without_a_good_ticket(fleet: Fleet, pair
         fleet.ticket(prefill, "j", key=b"another-key-of-enough-bytes"),
         fleet.ticket(prefill, "other"),
     ):
-        status, answer = await post_job(prefill, prefill_job(fleet, prefill, ticket, "j"))
+        status, answer = await post_job(fleet, prefill, prefill_job(fleet, prefill, ticket, "j"))
         assert (status, "ticket" in answer["error"]) == (401, True)
     # Replayed straight at the prefill pod, past the decode pod's own ledger.
     ticket = fleet.ticket(prefill, "twice")
-    assert (await post_job(prefill, prefill_job(fleet, prefill, ticket, "twice")))[0] == 409
-    assert (await post_job(prefill, prefill_job(fleet, prefill, ticket, "twice")))[0] == 401
+    assert (await post_job(fleet, prefill, prefill_job(fleet, prefill, ticket, "twice")))[0] == 409
+    assert (await post_job(fleet, prefill, prefill_job(fleet, prefill, ticket, "twice")))[0] == 401
     prefill.wait_idle()
 
 
@@ -300,7 +342,7 @@ async def test_a_layout_mismatch_names_the_field(fleet: Fleet, pair: tuple[Engin
     model = await own_model_digest(fleet, prefill)
     wrong = "float16" if field == "kv_dtype" else 5
     job = prefill_job(fleet, prefill, fleet.ticket(prefill, field), field, model=model, **{field: wrong})
-    status, answer = await post_job(prefill, job)
+    status, answer = await post_job(fleet, prefill, job)
     assert status == 409
     assert answer["field"] == field
     assert answer["decode"] == str(wrong)
@@ -309,7 +351,8 @@ async def test_a_layout_mismatch_names_the_field(fleet: Fleet, pair: tuple[Engin
 async def own_model_digest(fleet: Fleet, prefill: EnginePod) -> str:
     """The prefill pod's own, from its refusal of another one."""
     request_id = f"digest-{time.monotonic_ns()}"
-    status, answer = await post_job(prefill, prefill_job(fleet, prefill, fleet.ticket(prefill, request_id), request_id))
+    job = prefill_job(fleet, prefill, fleet.ticket(prefill, request_id), request_id)
+    status, answer = await post_job(fleet, prefill, job)
     assert (status, answer["field"]) == (409, "model")
     return str(answer["prefill"])
 

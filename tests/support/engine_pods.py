@@ -9,7 +9,7 @@ import itertools
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from support.token_model import VOCAB_SIZE, TokenModelRunner
@@ -57,13 +57,17 @@ def token_fingerprint(model: str = "token-model") -> LayoutFingerprint:
 class Wire:
     def __init__(self) -> None:
         self._pods: dict[str, Pod] = {}
-        self._calls: dict[int, tuple[Pod | Stranger, int]] = {}
+        self._calls: dict[int, tuple[Pod | Stranger, int, str]] = {}
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self.lost: set[str] = set()
         """URLs of pods that calls do not reach (a refused connection: status 0 at once)."""
         self.frozen: set[str] = set()
         """URLs of pods that take calls and never answer (status 0 after the call's timeout)."""
+        self.slow: dict[str, float] = {}
+        """Seconds that calls to a path take longer than others."""
+        self.lost_replies: Counter[str] = Counter()
+        """How many of the next replies to calls of a path are lost (status 0 at once)."""
 
     def add(self, pod: Pod) -> None:
         self._pods[pod.url] = pod
@@ -73,7 +77,7 @@ class Wire:
         stranger = Stranger()
         with self._lock:
             call_id = next(self._ids)
-            self._calls[call_id] = (stranger, 0)
+            self._calls[call_id] = (stranger, 0, path)
         pod.inbox.put(ControlCall(call_id=call_id, path=path, body=body))
         reply = stranger.inbox.get(timeout=PATIENCE_S)
         return reply.status, reply.body
@@ -81,8 +85,12 @@ class Wire:
     def send(self, origin: Pod, message: ControlCall | ControlReply) -> None:
         with self._lock:
             if isinstance(message, ControlReply):
-                asker, call_id = self._calls.pop(message.call_id)
-                asker.inbox.put(ControlReply(call_id=call_id, status=message.status, body=message.body))
+                asker, call_id, path = self._calls.pop(message.call_id)
+                reply = ControlReply(call_id=call_id, status=message.status, body=message.body)
+                if self.lost_replies[path] > 0:
+                    self.lost_replies[path] -= 1
+                    reply = ControlReply(call_id=call_id, status=0, body=b"connection reset")
+                asker.inbox.put(reply)
             elif message.url in self.frozen:
                 late = ControlReply(call_id=message.call_id, status=0, body=b"timed out")
                 origin.timers.after(message.timeout_s, lambda: origin.inbox.put(late))
@@ -90,9 +98,10 @@ class Wire:
                 origin.inbox.put(ControlReply(call_id=message.call_id, status=0, body=b"connection refused"))
             else:
                 call_id = next(self._ids)
-                self._calls[call_id] = (origin, message.call_id)
+                self._calls[call_id] = (origin, message.call_id, message.path)
                 target = self._pods[message.url]
-                target.inbox.put(ControlCall(call_id=call_id, path=message.path, body=message.body))
+                call = ControlCall(call_id=call_id, path=message.path, body=message.body)
+                origin.timers.after(self.slow.get(message.path, 0.0), lambda: target.inbox.put(call))
 
 
 class Stranger:

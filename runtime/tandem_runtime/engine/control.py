@@ -49,5 +49,8 @@ def same_secret(given: str, known: str) -> bool:
 
 
 def decode(body: bytes, cls: type[Message]) -> Message:
-    """Raises `msgspec.ValidationError`, which names the path of the bad field."""
-    return msgspec.json.decode(body, type=cls)
+    """Raises `msgspec.DecodeError`, and nothing else whatever the bytes are; it names the path of the bad field."""
+    try:
+        return msgspec.json.decode(body, type=cls)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"{cls.__name__}: {error}") from error

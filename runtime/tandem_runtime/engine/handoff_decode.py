@@ -30,7 +30,10 @@ PROBE_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 1.5
 PROBES_TO_FAIL = 2
 AVOID_SECONDS = 5.0
-"""A pod that failed a job is not asked again for this long."""
+"""A pod at fault is not asked again for this long."""
+POD_FAULTS = frozenset({"unreachable", "peer_lost", "transfer", "busy"})
+"""Reasons that say something about the pod, not about the one request."""
+MAX_TENSOR_PARALLEL = 1024
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ class _Job:
     phase: Literal["asked", "queued", "receiving"] = "asked"
     """`asked` until P took the job: before that a probe of P says nothing about it."""
     token: str = ""
+    grant: handoff.ReserveGrant | None = None
     error: tuple[str, str] | None = None
     """(reason label, message) of a job that is closing."""
 
@@ -118,6 +122,10 @@ class DecodeHandoffs:
     def routes(self) -> dict[str, Callable[[ControlCall], None]]:
         return {handoff.RESERVE_PATH: self.on_reserve, handoff.FINISH_PATH: self.on_finish}
 
+    @property
+    def open_jobs(self) -> int:
+        return len(self._remotes)
+
     def start(self, request: EngineRequest, record: HandoffRecord) -> None:
         """`request` is in the scheduler as a remote sequence; it will be filled or made local."""
         held = self._scheduler.hold_prefix(request.request_id)
@@ -140,8 +148,16 @@ class DecodeHandoffs:
         ask = decode(call.body, handoff.ReserveAsk)
         remote = self._jobs.get(ask.job_id)
         job = remote.job if remote else None
-        if remote is None or job is None or job.phase == "receiving" or ask.prefill_incarnation != job.incarnation:
+        if remote is None or job is None or ask.prefill_incarnation != job.incarnation:
             self._control.answer(call, 404)
+            return
+        if not 1 <= ask.prefill_tensor_parallel <= MAX_TENSOR_PARALLEL:
+            self._control.answer(call, 400)
+            return
+        if job.grant is not None:
+            # P asks again when the first answer was lost.
+            same = same_secret(ask.token, job.token)
+            self._control.answer(call, 200 if same else 404, job.grant if same else None)
             return
         if remote.slots is None:
             remote.slots = self._scheduler.reserve(remote.request.request_id)
@@ -161,7 +177,7 @@ class DecodeHandoffs:
             self._fail(job, error.reason, str(error))
             return
         job.phase = "receiving"
-        grant = handoff.ReserveGrant(
+        job.grant = handoff.ReserveGrant(
             job_id=job.job_id,
             incarnation=self._incarnation,
             token=ask.token,
@@ -170,7 +186,7 @@ class DecodeHandoffs:
             first_page=remote.held_tokens // self._fingerprint.page_size,
             slots=[handoff.PageSlot(page_id=page, generation=generation) for page, generation in remote.slots],
         )
-        self._control.answer(call, 200, grant)
+        self._control.answer(call, 200, job.grant)
 
     def on_finish(self, call: ControlCall) -> None:
         """P's word that it sent everything, or gave up. Whether pages are good is the receiver's to say."""
@@ -196,7 +212,8 @@ class DecodeHandoffs:
             self._forget(remote)
         elif error is not None:
             self.outcomes[f"received/{error[0]}"] += 1
-            self._avoid(job.url)
+            if error[0] in POD_FAULTS:
+                self._avoid_until[job.url] = self._clock() + AVOID_SECONDS
             self._next_attempt(remote, reason=error[0])
         else:
             self.outcomes["received/ok"] += 1
@@ -242,6 +259,7 @@ class DecodeHandoffs:
             decode_incarnation=self._incarnation,
             cache_salt=remote.request.cache_salt,
             priority=remote.request.priority,
+            deadline_s=remote.request.deadline_s,
         )
         self._control.post(
             job.url, handoff.PREFILL_PATH, message, lambda status, body: self._on_asked(job, status, body)
@@ -283,9 +301,6 @@ class DecodeHandoffs:
                 job_id=job.job_id, token=job.token, error=error, num_pages=report.pages, num_bytes=report.bytes
             )
             self._control.post(job.url, handoff.ACK_PATH, end)
-
-    def _avoid(self, url: str) -> None:
-        self._avoid_until[url] = self._clock() + AVOID_SECONDS
 
     # A frozen or restarted prefill pod is noticed by probing it while it owes us work.
 

@@ -30,6 +30,8 @@ from tandem_runtime.transfer.protocol import SendJob
 FIRST_RETRY_S = 0.02
 LONGEST_RETRY_S = 0.5
 UNREACHABLE_RETRIES = 2
+UNLISTED_S = 10.0
+"""A job this old that its decode pod's probe does not list was given up there before it was announced."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,7 @@ class _Job:
     job: handoff.PrefillJob
     token: str
     lease: int
+    received_at: float
     phase: Literal["queued", "asking", "sending", "sent"] = "queued"
     retry_s: float = FIRST_RETRY_S
     unreachable: int = 0
@@ -92,6 +95,10 @@ class PrefillHandoffs:
     def routes(self) -> dict[str, Callable[[ControlCall], None]]:
         return {handoff.PREFILL_PATH: self.on_prefill, handoff.ACK_PATH: self.on_ack, handoff.ALIVE_PATH: self.on_alive}
 
+    @property
+    def open_jobs(self) -> int:
+        return len(self._jobs)
+
     def on_prefill(self, call: ControlCall) -> None:
         job = decode(call.body, handoff.PrefillJob)
         field = self._fingerprint.mismatch(job.fingerprint)
@@ -122,7 +129,7 @@ class PrefillHandoffs:
             self._control.answer(call, error.status, {"error": str(error)})
             return
         lease = self._new_lease(job.job_id)
-        self._jobs[job.job_id] = _Job(job=job, token=secrets.token_urlsafe(16), lease=lease)
+        self._jobs[job.job_id] = _Job(job=job, token=secrets.token_urlsafe(16), lease=lease, received_at=now)
         self._control.answer(call, 202)
 
     def _fault(self, job: handoff.PrefillJob) -> str | None:
@@ -189,14 +196,17 @@ class PrefillHandoffs:
             self._control.answer(call, 404)
             return
         self._control.answer(call, 200)
-        self._end(job, "failed" if end.error else "ok", end.error or "acknowledged")
+        self._end(job, "failed" if end.error else "ok", end.error or "acknowledged", tell=False)
 
     def on_alive(self, call: ControlCall) -> None:
         """Renews the leases of D's jobs; jobs of an earlier incarnation of D are void."""
         probe = decode(call.body, handoff.AliveProbe)
+        listed = frozenset(probe.job_ids)
         for job in [job for job in self._jobs.values() if job.job.decode_url == probe.decode_url]:
             if job.job.decode_incarnation != probe.decode_incarnation:
                 self._end(job, "void", "the decode pod restarted")
+            elif job.job.job_id not in listed and job.sender_quiet and self._clock() - job.received_at > UNLISTED_S:
+                self._end(job, "withdrawn", "the decode pod has given the job up")
         known = [self._jobs[job_id] for job_id in probe.job_ids if job_id in self._jobs]
         for job in known:
             self._timers.cancel(job.lease)
@@ -278,9 +288,15 @@ class PrefillHandoffs:
             return
         self._scheduler.open_gate(job.job.job_id)
 
-    def _end(self, job: _Job, outcome: str, message: str) -> None:
-        """Ends a job at any stage; while its sender is at work, `on_sent` completes this."""
+    def _end(self, job: _Job, outcome: str, message: str, *, tell: bool = True) -> None:
+        """Ends a job at any stage; while its sender is at work, `on_sent` completes this.
+
+        `tell`: D hears of it now, rather than when its transfer stalls.
+        """
         if job.sender_quiet:
+            if tell:
+                end = handoff.JobEnd(job_id=job.job.job_id, token=job.token, error=message)
+                self._control.post(job.job.decode_url, handoff.FINISH_PATH, end)
             self._remove(job, outcome)
         elif job.ending is None:
             job.ending = outcome

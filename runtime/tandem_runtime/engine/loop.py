@@ -353,6 +353,7 @@ class Engine:
             moved_bytes["sent"], moved_pages["sent"] = self._prefill.bytes, self._prefill.pages
         return msgspec.structs.replace(
             status,
+            handoffs_open=sum(side.open_jobs for side in (self._decode, self._prefill) if side is not None),
             leases_expired=self._prefill.expired if self._prefill else 0,
             handoff_fallbacks=dict(self._decode.fallbacks) if self._decode else {},
             handoffs=handoffs,

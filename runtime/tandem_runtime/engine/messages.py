@@ -73,6 +73,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv_pages_total: int = 0
     kv_pages_used: int = 0
     kv_pages_quarantined: int = 0
+    handoffs_open: int = 0
+    """Jobs that peers wait for, or that wait for a peer."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
     prefix_query_tokens: int = 0

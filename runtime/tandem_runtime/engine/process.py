@@ -84,6 +84,8 @@ def _serve(
         Worker(config, rank, folder, _listen_at(flags, rank), on_report=inbox.put, on_death=inbox.put)
         for rank in range(1, world)
     ]
+    for worker in workers:
+        worker.wait_up()
     if world > 1:
         init_group(rank=0, world=world, init_method=rendezvous(folder), device=config.device)
     leader = Rank.load(config, 0, listen=_listen_at(flags, 0), on_report=inbox.put, on_load=_Reporter(outbound).report)

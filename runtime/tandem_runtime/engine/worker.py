@@ -69,6 +69,10 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
+class WorkerUp(msgspec.Struct, frozen=True, tag=True):
+    """The process runs and is about to join the ranks."""
+
+
 class WorkerReady(msgspec.Struct, frozen=True, tag=True):
     num_pages: int
     data_port: int | None
@@ -88,7 +92,7 @@ class Sent(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Run | OpenReceive | CloseReceive | OpenSend | Send | FinishSend | AbortSend | Stop
-FromWorker = WorkerReady | WorkerFailed | Received | Sent
+FromWorker = WorkerUp | WorkerReady | WorkerFailed | Received | Sent
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
@@ -124,6 +128,7 @@ def worker_main(
             reports.send(_encode(message))
 
     try:
+        tell(WorkerUp())
         init_group(rank=rank, world=config.tensor_parallel_size, init_method=rendezvous(folder), device=config.device)
         loaded = Rank.load(
             config,
@@ -132,9 +137,11 @@ def worker_main(
             on_report=lambda report: tell(Received(report) if isinstance(report, ReceiveReport) else Sent(report)),
         )
         tell(WorkerReady(loaded.runner.num_pages, loaded.transfers.data_port if loaded.transfers else None))
-        plans: queue.SimpleQueue[StepPlan | None] = queue.SimpleQueue()
+        plans: queue.SimpleQueue[StepPlan | Exception | None] = queue.SimpleQueue()
         threading.Thread(target=_obey, args=(commands, loaded.transfers, plans), name="commands", daemon=True).start()
         while (plan := plans.get()) is not None:
+            if isinstance(plan, Exception):
+                raise plan
             loaded.runner.execute(plan)
         loaded.close()
     except BaseException as error:
@@ -145,7 +152,20 @@ def worker_main(
 
 
 def _obey(
-    commands: zmq.Socket[bytes], transfers: RankTransfers | None, plans: queue.SimpleQueue[StepPlan | None]
+    commands: zmq.Socket[bytes], transfers: RankTransfers | None, plans: queue.SimpleQueue[StepPlan | Exception | None]
+) -> None:
+    """Until told to stop; an error ends the rank, and with it the pod, rather than this thread alone."""
+    try:
+        _obey_each(commands, transfers, plans)
+        plans.put(None)
+    except Exception as error:
+        plans.put(error)
+    finally:
+        commands.close(0)
+
+
+def _obey_each(
+    commands: zmq.Socket[bytes], transfers: RankTransfers | None, plans: queue.SimpleQueue[StepPlan | Exception | None]
 ) -> None:
     while True:
         command = _decode_to_worker(commands.recv())
@@ -153,8 +173,6 @@ def _obey(
             plans.put(command.plan)
             continue
         if isinstance(command, Stop):
-            commands.close(0)
-            plans.put(None)
             return
         assert transfers is not None, "a pod without handoffs gets no transfer commands"
         match command:
@@ -187,7 +205,7 @@ class Worker:
         self._rank = rank
         self._on_report = on_report
         self._on_death = on_death
-        self._ready: queue.SimpleQueue[WorkerReady | BaseException] = queue.SimpleQueue()
+        self._starting: queue.SimpleQueue[WorkerUp | WorkerReady | BaseException] = queue.SimpleQueue()
         self._data_port: int | None = None
         self._closing = False
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -200,11 +218,18 @@ class Worker:
         self._process.start()
         threading.Thread(target=self._listen, name=f"rank-{rank}", daemon=True).start()
 
+    def wait_up(self) -> None:
+        """Before the leader joins the ranks, where it could not notice that this one is gone. Raises what ended it."""
+        up = self._starting.get()
+        if isinstance(up, BaseException):
+            raise up
+
     def wait_ready(self) -> int:
         """The worker's number of KV pages; raises what ended it."""
-        ready = self._ready.get()
+        ready = self._starting.get()
         if isinstance(ready, BaseException):
             raise ready
+        assert isinstance(ready, WorkerReady)
         self._data_port = ready.data_port
         return ready.num_pages
 
@@ -261,15 +286,15 @@ class Worker:
 
     def _on_message(self, message: FromWorker) -> None:
         match message:
-            case WorkerReady():
-                self._ready.put(message)
+            case WorkerUp() | WorkerReady():
+                self._starting.put(message)
             case WorkerFailed():
                 self._on_end(StartupError(message.message) if message.startup else RuntimeError(message.message))
             case Received(report) | Sent(report):
                 self._on_report(report)
 
     def _on_end(self, error: BaseException) -> None:
-        self._ready.put(error)
+        self._starting.put(error)
         if not self._closing:
             self._on_death(error)
 

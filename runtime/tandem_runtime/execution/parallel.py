@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 
+JOIN_TIMEOUT_S = 300.0
+
 
 def init_group(*, rank: int, world: int, init_method: str, device: str) -> None:
-    """Joins the default process group (gloo on the CPU, NCCL on CUDA); returns when all `world` ranks have."""
+    """Joins the default process group (gloo on the CPU, NCCL on CUDA); returns when all `world` ranks have.
+
+    Raises when they have not within `JOIN_TIMEOUT_S`, which is also the longest a rank waits in one collective.
+    """
     dist.init_process_group(
-        "nccl" if device == "cuda" else "gloo", init_method=init_method, rank=rank, world_size=world
+        "nccl" if device == "cuda" else "gloo",
+        init_method=init_method,
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=JOIN_TIMEOUT_S),
     )
 
 

@@ -182,10 +182,7 @@ class Scheduler:
         seq = self._roster.expect(request_id, State.REMOTE)
         if self._wanted_by_waiting(seq) > 0:
             return 0
-        held = self._reservations.hold(seq, self._now)
-        self._tally.prefix_query_tokens += len(seq.prompt_token_ids)
-        self._tally.prefix_hit_tokens += held
-        return held
+        return self._reservations.hold(seq, self._now)
 
     def reserve(self, request_id: str) -> list[tuple[int, int]] | None:
         """(page id, generation) for tokens [held, n - 1); None: not now. Asking again gives the same answer."""
@@ -197,6 +194,9 @@ class Scheduler:
         """The reserved pages arrived and were verified; the last prompt token will be the first decode step."""
         seq = self._roster.expect(request_id, State.REMOTE)
         self._reservations.filled(seq)
+        # Here, not when they were held: a sequence that falls back to local prefill is counted when admitted.
+        self._tally.prefix_query_tokens += len(seq.prompt_token_ids)
+        self._tally.prefix_hit_tokens += seq.cached_tokens
         self._roster.move(seq, State.FILLED)
 
     def make_local(self, request_id: str) -> None:

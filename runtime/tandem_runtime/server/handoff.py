@@ -1,6 +1,7 @@
 """The handoff control endpoint of a pod (port 8100): speaks HTTP for the engine, which owns all handoff state.
 
-Tickets are verified here, before the engine sees a job; everything else passes through as bytes.
+Every message is signed with the ticket keys, which all pods of a service share; that, and a job's ticket, are verified
+here, before the engine sees anything. The rest passes through as bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import aiohttp
 import msgspec
 from aiohttp import web
 from tandem_contract import handoff
-from tandem_contract.ticket import NonceLedger, TicketError, verify
+from tandem_contract.headers import SIGNATURE
+from tandem_contract.ticket import NonceLedger, TicketError, sign_message, verify, verify_message
 
 from tandem_runtime.engine.client import EngineClient
 from tandem_runtime.engine.messages import ControlCall
@@ -20,7 +22,7 @@ from tandem_runtime.engine.messages import ControlCall
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""A million token ids fit; peers are inside the cluster."""
+"""A million token ids fit."""
 
 
 class _Ticketed(msgspec.Struct):
@@ -38,9 +40,16 @@ class TicketGate:
         self._incarnation = incarnation
         self._spent = NonceLedger()
 
-    def check(self, body: bytes) -> None:
-        """Raises `TicketError`, or `msgspec.DecodeError` for a body that is no job."""
-        job = msgspec.json.decode(body, type=_Ticketed)
+    def check_message(self, path: str, body: bytes, signature: str) -> None:
+        """Whether another pod of this service sent it. Raises `TicketError`."""
+        verify_message(signature, path, body, self._keys())
+
+    def check_job(self, body: bytes) -> None:
+        """Raises `TicketError`."""
+        try:
+            job = msgspec.json.decode(body, type=_Ticketed)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise TicketError(f"the job's ticket cannot be read: {error}") from error
         ticket = verify(job.ticket, self._keys())
         # n > 1 and retries add a suffix to the id the gateway signed.
         if job.request_id != ticket.request_id and not job.request_id.startswith(ticket.request_id + "-"):
@@ -53,13 +62,12 @@ class TicketGate:
 def build_handoff_app(engine: EngineClient, gate: TicketGate) -> web.Application:
     async def receive(request: web.Request) -> web.Response:
         body = await request.read()
-        if request.path == handoff.PREFILL_PATH:
-            try:
-                gate.check(body)
-            except TicketError as error:
-                return web.json_response({"error": str(error)}, status=401)
-            except msgspec.DecodeError as error:
-                return web.json_response({"error": str(error)}, status=400)
+        try:
+            gate.check_message(request.path, body, request.headers.get(SIGNATURE, ""))
+            if request.path == handoff.PREFILL_PATH:
+                gate.check_job(body)
+        except TicketError as error:
+            return web.json_response({"error": str(error)}, status=401)
         status, answer = await engine.control(request.path, body)
         return web.Response(status=status, body=answer, content_type="application/json")
 
@@ -78,7 +86,8 @@ def build_handoff_app(engine: EngineClient, gate: TicketGate) -> web.Application
 class HandoffCaller:
     """Posts the engine's outgoing messages. A frozen peer holds up only its own calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Callable[[], tuple[bytes, ...]]) -> None:
+        self._keys = keys
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, call: ControlCall) -> tuple[int, bytes]:
@@ -90,12 +99,15 @@ class HandoffCaller:
             async with self._session.post(
                 call.url + call.path,
                 data=call.body,
-                headers={"Content-Type": "application/json"},
+                headers={
+                    "Content-Type": "application/json",
+                    SIGNATURE: sign_message(call.path, call.body, self._keys()[0]),
+                },
                 timeout=aiohttp.ClientTimeout(total=call.timeout_s),
                 allow_redirects=False,
             ) as response:
                 return response.status, await response.read()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except Exception as error:  # whatever it is, the engine waits for an answer
             logger.warning("handoff call %s%s failed: %s", call.url, call.path, error or type(error).__name__)
             return 0, str(error).encode()
 

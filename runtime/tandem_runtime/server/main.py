@@ -70,7 +70,7 @@ async def serve_pod(
         stack.push_async_callback(engine.close)
         engine.on_status = pod.observe
         if handoff is not None:
-            caller = HandoffCaller()
+            caller = HandoffCaller(lambda: pod.tickets.keys)
             stack.push_async_callback(caller.close)
             engine.post_control = caller.post
         loading = asyncio.create_task(_load(flags, engine))

@@ -66,7 +66,7 @@ class Pod:
     def observe(self, status: EngineStatus) -> None:
         """To be called with every status of the engine, in order."""
         self.metrics.observe(status)
-        if status.running + status.waiting:
+        if status.running + status.waiting + status.handoffs_open:
             self.engine_idle.clear()
         else:
             self.engine_idle.set()
