@@ -179,7 +179,7 @@ class Fleet:
             pod.went_down(str(error))
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             if asyncio.get_running_loop().time() - due < OWN_DELAY_S:
-                pod.poll_failed(f"{type(error).__name__}: {error}")
+                pod.poll_failed(f"{type(error).__name__}: {error}", silent=isinstance(error, TimeoutError))
 
     def _count_pods(self) -> None:
         counts = Counter((_role(pod), pod.state) for pod in self._pods.values())

@@ -20,7 +20,9 @@ from tandem_gateway.routing import PodView
 log = logging.getLogger(__name__)
 
 FAILED_POLLS_TO_DOWN = 2
-"""One late answer may be a busy pod; two in a row are a frozen or lost one."""
+"""One late answer may be a busy pod; after two in a row it takes nothing new."""
+SILENT_POLLS_TO_LOST = 4
+"""So many timeouts in a row, of a second or more each, are a frozen or lost pod: what waits there goes elsewhere."""
 MAX_SENT_BLOCKS = 65536
 
 State = Literal["ready", "not_ready", "draining", "down"]
@@ -40,6 +42,7 @@ class Pod:
         self.idle.set()
         self._sent = SentBlocks(MAX_SENT_BLOCKS)
         self._failed_polls = 0
+        self._silent_polls = 0
         self._down = True
         self._unanswered: set[Deadline] = set()
         self._in_flight_at_poll = 0
@@ -93,22 +96,30 @@ class Pod:
             log.info("pod is up", extra={"fields": {"pod": self.key, "role": status.role, "name": status.name}})
         self.status = status
         self._down = False
-        self._failed_polls = 0
+        self._failed_polls = self._silent_polls = 0
         self._in_flight_at_poll = mark[0]
         self._tokens_since_poll -= mark[1]
         cache_bytes = status.kv_pages_total * status.page_size * BYTES_PER_TOKEN
         self._sent.capacity = max(1, min(MAX_SENT_BLOCKS, cache_bytes // BLOCK_BYTES))
 
-    def poll_failed(self, reason: str) -> None:
+    def poll_failed(self, reason: str, *, silent: bool = False) -> None:
+        """`silent`: no answer in time; else a bad one, which says at least that the pod is alive."""
         self._failed_polls += 1
-        if self._failed_polls >= FAILED_POLLS_TO_DOWN:
+        self._silent_polls = self._silent_polls + 1 if silent else 0
+        if self._silent_polls >= SILENT_POLLS_TO_LOST:
             self.went_down(reason)
+        elif self._failed_polls >= FAILED_POLLS_TO_DOWN:
+            self.avoid(reason)
 
-    def went_down(self, reason: str) -> None:
-        """No connection, or no status in time. The next good poll brings the pod back."""
+    def avoid(self, reason: str) -> None:
+        """Nothing new goes there until the next good poll; what is there may still be answered."""
         if not self._down:
             log.warning("pod is down", extra={"fields": {"pod": self.key, "reason": reason}})
         self._down = True
+
+    def went_down(self, reason: str) -> None:
+        """The pod is gone or frozen, so what waits there is lost."""
+        self.avoid(reason)
         self._fail_unanswered("went down")
 
     def removed(self) -> None:

@@ -164,7 +164,10 @@ class Proxy:
                 allow_redirects=False,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            pod.went_down(f"connect: {error}")
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                pod.avoid(f"connect: {error}")
+            else:
+                pod.went_down(f"connect: {error}")
             raise AttemptFailed("connect", NoPodAvailable("The picked pod could not be reached.")) from error
         except aiohttp.ClientError as error:
             raise AttemptFailed("broken", _broken()) from error

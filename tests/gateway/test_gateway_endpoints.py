@@ -100,3 +100,16 @@ async def test_a_status_that_is_garbage_does_not_end_the_polling(body: bytes) ->
         engine.status_body = None
         await _pods(client, "ready", 1)
         assert (await client.chat()).status == 200
+
+
+async def test_late_polls_end_no_answer_that_still_comes() -> None:
+    """A pod whose event loop was busy for two polls lost every request it had; their answers were on the way."""
+    async with FakeEngine(hold=asyncio.Event()) as engine, gateway_before(engine) as client:
+        asking = asyncio.create_task(client.chat())
+        await engine.arrived.wait()
+        engine.hold_status = asyncio.Event()
+        await _pods(client, "down", 1)
+        assert engine.hold is not None
+        engine.hold.set()
+        answer = await asking
+        assert (answer.status, answer.headers[headers.PODS]) == (200, f"decode={engine.key}")

@@ -76,6 +76,32 @@ async def test_one_late_poll_is_forgiven_two_are_not_and_a_good_one_heals(pod: P
     assert states == ["down", "ready", "ready", "down", "ready"]
 
 
+@pytest.mark.parametrize(("polls", "silent", "lost"), [(3, True, False), (4, True, True), (50, False, False)])
+async def test_unanswered_requests_outlast_a_short_silence(pod: Pod, polls: int, silent: bool, lost: bool) -> None:
+    """Two late polls of a busy pod used to turn answers that were on their way into 502s."""
+    pod.polled(status(), pod.poll_began())
+    waiting = Deadline(end=asyncio.get_running_loop().time() + 60.0, stall=60.0)
+    pod.await_answer(waiting)
+    arrives = asyncio.Event()
+
+    async def attempt() -> bool:
+        try:
+            async with waiting:
+                await arrives.wait()
+        except Expired:
+            return True
+        return False
+
+    asking = asyncio.create_task(attempt())
+    await asyncio.sleep(0)
+    for _ in range(polls):
+        pod.poll_failed("late", silent=silent)
+    assert pod.state == "down"
+    if not lost:
+        arrives.set()
+    assert await asking == lost
+
+
 async def test_draining_and_leaving_pods_take_nothing_new(pod: Pod) -> None:
     pod.polled(status(draining=True), pod.poll_began())
     assert (pod.state, pod.view(PROMPT).usable) == ("draining", False)
