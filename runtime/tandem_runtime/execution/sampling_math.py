@@ -87,8 +87,12 @@ def _keep_from_(logits_RV: torch.Tensor, rows: torch.Tensor, threshold_R1: torch
 
 
 def draw(logits_RV: torch.Tensor, uniforms_R: torch.Tensor) -> torch.Tensor:
-    """int64 [R]: the token at which the probability cumulated in vocabulary order passes the uniform."""
-    cumulated_RV = torch.softmax(logits_RV, dim=-1).double().cumsum_(-1)
+    """int64 [R]: the token at which the probability cumulated in vocabulary order passes the uniform.
+
+    Always one of the vocabulary, whatever the logits: +inf counts as the largest number, NaN and -inf as the smallest.
+    """
+    finite_RV = logits_RV.nan_to_num(nan=torch.finfo(logits_RV.dtype).min)
+    cumulated_RV = torch.softmax(finite_RV, dim=-1).double().cumsum_(-1)
     targets_R1 = (uniforms_R * cumulated_RV[:, -1])[:, None]
     ids_R1 = torch.searchsorted(cumulated_RV, targets_R1, right=True)
     return ids_R1[:, 0]
