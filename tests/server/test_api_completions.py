@@ -117,3 +117,28 @@ async def test_models(server: Server, client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as refusal:
         await client.models.retrieve("other/name")
     assert refusal.value.code == "model_not_found"
+
+
+async def test_prompts_without_a_seed_are_drawn_each_by_its_own(server: Server, client: openai.AsyncOpenAI) -> None:
+    """Equal prompts of one request got equal texts at any temperature: one seed was drawn for all of them."""
+    await client.completions.create(model="tiny", prompt=["hello"] * 4, n=2, temperature=1)
+    assert len({request.sampling.seed for request in server.engine.requests}) == 8
+
+
+async def test_a_seed_that_was_asked_for_holds_for_every_prompt(server: Server, client: openai.AsyncOpenAI) -> None:
+    await client.completions.create(model="tiny", prompt=["hello"] * 3, seed=5)
+    assert [request.sampling.seed for request in server.engine.requests] == [5, 5, 5]
+
+
+@pytest.mark.parametrize(("prompts", "n"), [(1, 9), (3, 3), (9, 1)])
+async def test_more_choices_than_may_wait(server: Server, client: openai.AsyncOpenAI, prompts: int, n: int) -> None:
+    """They were let in, the first choice computed the prompt, and the ones beyond the queue's end made the whole
+    request a 503, whether or not anything else ran."""
+    assert server.engine.info.max_waiting == 8
+    with pytest.raises(openai.BadRequestError, match=r"'n' \d exceeds the 8 sequences") as refusal:
+        await client.completions.create(model="tiny", prompt=["hello"] * prompts, n=n)
+    assert refusal.value.param == "n"
+    if prompts == 1:
+        with pytest.raises(openai.BadRequestError, match="'n' 9"):
+            await client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=n)
+    assert server.engine.requests == []

@@ -29,7 +29,7 @@ from tandem_runtime.server.protocol.answers import (
 )
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.chat import ChatRequest
-from tandem_runtime.server.protocol.convert import to_engine_requests
+from tandem_runtime.server.protocol.convert import check_choices, to_engine_requests
 from tandem_runtime.text.detokenize import TokenBytes
 from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
 
@@ -40,6 +40,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = parse(ChatRequest, await read_json(request))
     model = pod.model(body.model)
     with pod.flight():
+        check_choices(body.choices, 1, model.info)
         prompt = render_chat(
             model, body.messages, template_kwargs=body.chat_template_kwargs, enable_thinking=body.enable_thinking
         )

@@ -21,7 +21,7 @@ from tandem_runtime.server.prompts import encode
 from tandem_runtime.server.protocol.answers import Completion, CompletionChoice, CompletionLogprobs, Usage
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.completions import CompletionRequest
-from tandem_runtime.server.protocol.convert import check_token_ids, to_engine_requests
+from tandem_runtime.server.protocol.convert import check_choices, check_token_ids, to_engine_requests
 from tandem_runtime.text.detokenize import TokenBytes
 
 DEFAULT_MAX_TOKENS = 16
@@ -40,10 +40,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body = parse(CompletionRequest, await read_json(request))
     model = pod.model(body.model)
     with pod.flight():
+        check_choices(body.choices, len(body.prompts), model.info)
         prompts = [await _prompt(model, given, echo=bool(body.echo)) for given in body.prompts]
         tickets = pod.tickets.accept(request.headers.get(headers.TICKET))
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        seed = pod.new_seed()
         runs: list[list[ChoiceRequest]] = []
         for position, prompt in enumerate(prompts):
             engine_requests = to_engine_requests(
@@ -53,7 +53,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
                 info=model.info,
                 prompt_param="prompt",
                 max_tokens=max(1, max_tokens),
-                seed=seed,
+                seed=pod.new_seed(),
                 logprobs=body.logprobs,
                 prompt_logprobs=body.logprobs if body.echo else None,
                 deadline_s=pod.flags.request_timeout,

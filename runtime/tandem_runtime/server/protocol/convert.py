@@ -10,6 +10,9 @@ from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import EngineRequest, SignedTicket
 from tandem_runtime.server.protocol.common import GenerationRequest
 
+GREEDY_BELOW = 1e-5
+"""A temperature; logits divided by less may overflow float32, and only the most likely token is left anyway."""
+
 
 def to_engine_requests(
     request: GenerationRequest,
@@ -47,7 +50,7 @@ def to_engine_requests(
             sampling=SamplingParams(
                 max_tokens=limit,
                 min_tokens=request.min_tokens,
-                temperature=_or(request.temperature, 1.0),
+                temperature=_temperature(request.temperature),
                 top_p=_or(request.top_p, 1.0),
                 top_k=max(0, request.top_k or 0),
                 min_p=_or(request.min_p, 0.0),
@@ -68,6 +71,13 @@ def to_engine_requests(
         )
         for index in range(request.choices)
     ]
+
+
+def check_choices(choices: int, prompts: int, info: EngineInfo) -> None:
+    """Whether the engine's queue can hold all choices of all prompts at once. Raises `RequestError`."""
+    if choices * prompts > info.max_waiting:
+        asked = f"'n' {choices}" if prompts == 1 else f"{prompts} prompts times 'n' {choices}"
+        raise RequestError(f"{asked} exceeds the {info.max_waiting} sequences that may wait on this server", param="n")
 
 
 def check_token_ids(token_ids: Sequence[int], info: EngineInfo, *, param: str) -> None:
@@ -105,6 +115,12 @@ def _logit_bias(bias: dict[str, float], info: EngineInfo) -> dict[int, float]:
             )
         converted[int(key)] = value
     return converted
+
+
+def _temperature(asked: float | None) -> float:
+    if asked is None:
+        return 1.0
+    return asked if asked >= GREEDY_BELOW else 0.0
 
 
 def _or(value: float | None, default: float) -> float:
