@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
+import orjson
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from tandem_contract.ticket import DEFAULT_TTL_S, Ticket, new_nonce, sign
@@ -27,6 +28,11 @@ from tandem_gateway.retry import RetryBudget
 
 TicketKeys = ReloadingFile[tuple[bytes, ...]]
 _LARGE_BODY_BYTES = 1024 * 1024
+_ENGINE_DEAD = "engine_dead"
+"""Error code of a pod whose engine process has ended, and of such an attempt."""
+_POD_MAY_HAVE_DIED_OF_IT = frozenset({_ENGINE_DEAD, "broken", "pod_down"})
+_MAX_DEATHS = 2
+"""After so many such ends the request is given up: one may be chance, but a poison request must not take the fleet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,7 @@ class Proxy:
         end = asyncio.get_running_loop().time() + self._limits.request_timeout
         tried: frozenset[str] = frozenset()
         failure: AttemptFailed | None = None
+        deaths = 0
         for _ in range(self._limits.max_attempts):
             if failure is not None and not self._budget.withdraw(time.monotonic()):
                 break
@@ -96,6 +103,9 @@ class Proxy:
             except AttemptFailed as error:
                 failure = error
                 tried |= {picked.decode.key}
+                deaths += error.reason in _POD_MAY_HAVE_DIED_OF_IT
+                if deaths == _MAX_DEATHS:
+                    break
         if failure is None:
             raise self._nobody(call.prompt)
         if isinstance(failure.answer, ApiError):
@@ -172,9 +182,12 @@ class Proxy:
         except aiohttp.ClientError as error:
             raise AttemptFailed("broken", _broken()) from error
         if upstream.status == 503:
-            busy = await _buffered(upstream, forwarding.to_client(upstream.headers, pods=_pods_header(picked)))
-            busy.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
-            raise AttemptFailed("busy", busy)
+            refusal = await _buffered(upstream, forwarding.to_client(upstream.headers, pods=_pods_header(picked)))
+            if _error_code(refusal) == _ENGINE_DEAD:
+                pod.avoid("its engine is dead")
+                raise AttemptFailed(_ENGINE_DEAD, refusal)
+            refusal.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+            raise AttemptFailed("busy", refusal)
         return upstream
 
     def _begin(self, call: Call, pod: Pod, deadline: Deadline) -> None:
@@ -215,6 +228,15 @@ async def _buffered(upstream: aiohttp.ClientResponse, answer_headers: CIMultiDic
     except aiohttp.ClientError as error:
         raise AttemptFailed("broken", _broken()) from error
     return web.Response(status=upstream.status, headers=answer_headers, body=body)
+
+
+def _error_code(answer: web.Response) -> object:
+    """`code` of an error in OpenAI's shape; None for anything else."""
+    try:
+        error = orjson.loads(answer.body)["error"]  # type: ignore[arg-type]
+        return error["code"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def _broken() -> ApiError:

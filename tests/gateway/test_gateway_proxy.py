@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -147,6 +148,50 @@ async def test_a_pod_that_dies_before_the_first_byte_is_retried_elsewhere(stream
             answers = [await client.chat(stream=stream) for _ in range(2)]
             assert [answer.status for answer in answers] == [200, 200]
             assert len(dead.posts()) == await client.metric('tandem_gateway_retries_total{reason="broken"}') >= 1
+
+
+def _engine_dead() -> web.Response:
+    error = {"message": "The engine is gone.", "type": "server_error", "param": None, "code": "engine_dead"}
+    return web.json_response({"error": error}, status=503)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("ends", ["engine_dead", "broken", "one of each"])
+async def test_a_request_that_kills_pods_reaches_no_more_than_two(ends: str, stream: bool) -> None:
+    """Every 503 counted as busy, so one poison request took down as many pods as there were attempts."""
+    fleet = [FakeEngine(status(f"d{index}")) for index in range(4)]
+    for index, engine in enumerate(fleet):
+        if ends == "engine_dead" or (ends == "one of each" and index % 2):
+            engine.answer = _engine_dead()
+        else:
+            engine.die_after = 0
+    async with contextlib.AsyncExitStack() as stack:
+        for engine in fleet:
+            await stack.enter_async_context(engine)
+        client = await stack.enter_async_context(
+            gateway_before(*fleet, strategy="RoundRobin", max_attempts=4, status_interval=60.0)
+        )
+        answer = await client.chat(stream=stream)
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"]) in {(503, "engine_dead"), (502, "pod_failed")}
+        assert [len(engine.posts()) for engine in fleet if engine.posts()] == [1, 1]
+
+
+async def test_a_pod_whose_engine_died_is_left_once_by_a_request_and_at_once_by_the_next() -> None:
+    async with FakeEngine(answer=_engine_dead()) as dead, FakeEngine() as live:
+        async with gateway_before(dead, live, strategy="RoundRobin", status_interval=60.0) as client:
+            assert [(await client.chat()).status for _ in range(4)] == [200] * 4
+            assert len(dead.posts()) == 1
+            assert await client.metric('tandem_gateway_retries_total{reason="engine_dead"}') == 1
+
+
+async def test_busy_pods_are_tried_up_to_max_attempts() -> None:
+    full = web.json_response({"error": {"message": "full", "code": "engine_overloaded"}}, status=503)
+    async with contextlib.AsyncExitStack() as stack:
+        fleet = [await stack.enter_async_context(FakeEngine(answer=full)) for _ in range(4)]
+        client = await stack.enter_async_context(gateway_before(*fleet, max_attempts=4))
+        assert (await client.chat()).headers["Retry-After"] == "1"
+        assert [len(engine.posts()) for engine in fleet] == [1] * 4
 
 
 async def test_an_unreachable_pod_is_left_at_once() -> None:
