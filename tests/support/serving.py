@@ -96,21 +96,26 @@ class Process:
             return json.load(response)
 
     def metric(self, metric: names.Metric, **labels: str) -> float:
-        """The sum of all samples with these labels; 0 when nothing was counted yet.
-
-        Raises `AssertionError` for what the process does not export, so that `== 0` says something.
-        """
-        assert metric.kind != "histogram", f"{metric.name} has no single value"
-        assert labels.keys() <= set(metric.labels), f"{metric.name} has no labels {labels.keys() - set(metric.labels)}"
+        """As `total` has it."""
         with urllib.request.urlopen(self.metrics_url + "/metrics", timeout=5) as response:
-            families = {family.name: family for family in text_string_to_metric_families(response.read().decode())}
-        family = families.get(metric.name.removesuffix("_total"))  # as the parser names counters
-        assert family is not None, f"{metric.name} is not exported; there is {sorted(families)}"
-        return sum(
-            sample.value
-            for sample in family.samples
-            if sample.name == metric.name and labels.items() <= sample.labels.items()
-        )
+            return total(response.read().decode(), metric, **labels)
+
+
+def total(exposition: str, metric: names.Metric, **labels: str) -> float:
+    """The sum of all samples with these labels; 0 when nothing was counted yet.
+
+    Raises `AssertionError` for what the process does not export, so that `== 0` says something.
+    """
+    assert metric.kind != "histogram", f"{metric.name} has no single value"
+    assert labels.keys() <= set(metric.labels), f"{metric.name} has no labels {labels.keys() - set(metric.labels)}"
+    families = {family.name: family for family in text_string_to_metric_families(exposition)}
+    family = families.get(metric.name.removesuffix("_total"))  # as the parser names counters
+    assert family is not None, f"{metric.name} is not exported; there is {sorted(families)}"
+    return sum(
+        sample.value
+        for sample in family.samples
+        if sample.name == metric.name and labels.items() <= sample.labels.items()
+    )
 
 
 class EnginePod(Process):
