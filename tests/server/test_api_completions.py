@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import time
 from typing import Any
 
 import aiohttp
@@ -108,6 +111,40 @@ async def test_a_long_prompt_does_not_hold_up_others(server: Server, http: aioht
     assert not tokenizing.done()
     async with await tokenizing as response:
         assert response.status == 200
+
+
+async def longest_wait_meanwhile(http: aiohttp.ClientSession, path: str, body: object) -> tuple[float, Any]:
+    """Seconds that the slowest of many small requests took beside a large one, and the large one's answer."""
+
+    async def post() -> Any:
+        async with http.post(path, data=raw, headers={"Content-Type": "application/json"}) as response:
+            assert response.status == 200
+            return await response.read()
+
+    raw = io.BytesIO(json.dumps(body).encode())
+    large = asyncio.create_task(post())
+    waits = []
+    while not large.done():
+        began = time.perf_counter()
+        async with http.get("/livez") as response:
+            assert response.status == 200
+        waits.append(time.perf_counter() - began)
+    return max(waits), json.loads(await large)
+
+
+async def test_megabytes_of_text_do_not_freeze_the_server(server: Server, http: aiohttp.ClientSession) -> None:
+    """Tokenizing megabytes with `return_token_strs` froze every stream for seconds: the tokenizer's `encode` keeps the
+    GIL, so that the thread it ran in was of no use, and the tokens' texts were made in one go on the event loop."""
+    prompt = "the quick brown fox " * 120_000
+    body = {"prompt": prompt, "return_token_strs": True, "add_special_tokens": False}
+    waited, tokenized = await longest_wait_meanwhile(http, "/tokenize", body)
+    assert waited < 1.0
+    assert "".join(tokenized["token_strs"]) == prompt
+    assert tokenized["count"] == len(tokenized["tokens"]) == len(tokenized["token_strs"])
+    tokens = tokenized["tokens"][:500_000]
+    waited, detokenized = await longest_wait_meanwhile(http, "/detokenize", {"tokens": tokens})
+    assert waited < 1.0
+    assert prompt.startswith(detokenized["prompt"])
 
 
 async def test_models(server: Server, client: openai.AsyncOpenAI) -> None:

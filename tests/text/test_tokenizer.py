@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +36,23 @@ def test_threads_may_share_one(qwen3: Tokenizer) -> None:
     with ThreadPoolExecutor(4) as pool:
         concurrent = list(pool.map(lambda text: qwen3.encode(text, add_special_tokens=False), texts))
     assert concurrent == [qwen3.encode(text, add_special_tokens=False) for text in texts]
+
+
+def test_encoding_leaves_other_threads_running(qwen3: Tokenizer) -> None:
+    """The tokenizer's own `encode` keeps the GIL: 3.6 MB in a thread stopped the event loop for seconds."""
+    others = 0
+    with ThreadPoolExecutor(1) as pool:
+        encoding = pool.submit(qwen3.encode, "number 1 of many\n" * 60_000, add_special_tokens=False)
+        while not encoding.done():
+            time.sleep(0.001)
+            others += 1
+    assert others > 20
+
+
+@pytest.mark.parametrize("text", ["naïve 你好", "<|im_end|>x"])
+def test_each_token_as_decoded_alone(qwen3: Tokenizer, text: str) -> None:
+    ids = qwen3.encode(text, add_special_tokens=False)
+    assert qwen3.decode_each(ids) == [qwen3.decode([token_id]) for token_id in ids]
 
 
 @pytest.mark.parametrize(

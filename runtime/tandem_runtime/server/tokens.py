@@ -16,12 +16,15 @@ from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.convert import check_token_ids
 from tandem_runtime.server.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
+SLICE_TOKENS = 4096
+"""Take under a millisecond to decode."""
+
 
 async def tokenize(request: web.Request) -> web.Response:
     body = parse(TokenizeRequest, await read_json(request))
     model = request.app[POD].model(body.model)
     token_ids = await _token_ids(model, body)
-    strings = [model.tokenizer.decode([token_id]) for token_id in token_ids] if body.return_token_strs else None
+    strings = await _strings(model, token_ids) if body.return_token_strs else None
     return _json(
         TokenizeAnswer(
             count=len(token_ids), max_model_len=model.info.max_model_len, tokens=token_ids, token_strs=strings
@@ -42,6 +45,15 @@ async def _token_ids(model: LoadedModel, body: TokenizeRequest) -> list[int]:
         return await encode(model, text, add_special_tokens=False)
     assert body.prompt is not None
     return await encode(model, body.prompt, add_special_tokens=body.add_special_tokens)
+
+
+async def _strings(model: LoadedModel, token_ids: list[int]) -> list[str]:
+    # A thread would hold the GIL for most of the time; between slices others have their turn.
+    strings: list[str] = []
+    for start in range(0, len(token_ids), SLICE_TOKENS):
+        strings += model.tokenizer.decode_each(token_ids[start : start + SLICE_TOKENS])
+        await asyncio.sleep(0)
+    return strings
 
 
 def _json(answer: msgspec.Struct) -> web.Response:

@@ -46,11 +46,17 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Releases the GIL; long texts belong in a thread."""
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        # Of the library's ways to encode, only those for batches release it.
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return encoding.ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Special tokens included; ids without a token are empty."""
         return b"".join([self.token_bytes[token_id] for token_id in token_ids]).decode("utf-8", "replace")
+
+    def decode_each(self, token_ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself; a part of a character becomes U+FFFD."""
+        return [self.token_bytes[token_id].decode("utf-8", "replace") for token_id in token_ids]
 
     def detokenizer(self) -> IncrementalDetokenizer:
         """For one sequence; hides special tokens."""
