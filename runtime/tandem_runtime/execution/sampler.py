@@ -79,8 +79,8 @@ def _shape_(logits_V: torch.Tensor, row: SampleRow) -> None:
             presence=s.presence_penalty,
             frequency=s.frequency_penalty,
         )
-    for token, bias in s.logit_bias.items():
-        logits_V[token] += bias
+    if s.logit_bias:
+        logits_V[list(s.logit_bias)] += torch.tensor(list(s.logit_bias.values()), device=logits_V.device)
     if row.masks_stops:
         logits_V[list(s.stop_token_ids)] = -torch.inf
 

@@ -10,6 +10,8 @@ from tandem_runtime.server.protocol.base import RequestModel, ignored, not_suppo
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
+MAX_BIASES = 1024
+"""Applied at every step of every choice, while the whole batch waits."""
 _INT64_MAX = 2**63 - 1
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -35,7 +37,9 @@ class GenerationRequest(RequestModel):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
+        None
+    )
     seed: Annotated[int, Field(ge=-_INT64_MAX - 1, le=_INT64_MAX)] | None = None
 
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
