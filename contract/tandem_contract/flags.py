@@ -99,6 +99,7 @@ class ServeFlags:
         _at_least_one(
             self, "tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "page_size"
         )
+        _distinct_ports(self, "port", "metrics_port", "handoff_port")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise FlagError("--gpu-memory-utilization must be above 0 and at most 1")
         if self.role != "both" and self.ticket_key_file is None:
@@ -143,6 +144,7 @@ class GatewayFlags:
     def check(self) -> None:
         """Raises `FlagError` for impossible values."""
         _at_least_one(self, "max_body_bytes", "max_in_flight", "max_attempts")
+        _distinct_ports(self, "port", "metrics_port")
         if self.kubernetes_service is None and not self.decode:
             raise FlagError("--decode is required (or --kubernetes-service)")
         if self.kubernetes_service is not None and (self.decode or self.prefill):
@@ -229,6 +231,19 @@ class _Append(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         setattr(namespace, self.dest, (*getattr(namespace, self.dest), values))
+
+
+def _distinct_ports(flags: object, *names: str) -> None:
+    """0 stands for any free port, as often as it is asked for."""
+    taken: dict[int, str] = {}
+    for name in names:
+        port = getattr(flags, name)
+        if not 0 <= port <= 65535:
+            raise FlagError(f"{option_name(name)} must be between 0 and 65535")
+        if port in taken:
+            raise FlagError(f"{option_name(name)} must differ from {option_name(taken[port])}")
+        if port:
+            taken[port] = name
 
 
 def _at_least_one(flags: object, *names: str) -> None:

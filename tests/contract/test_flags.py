@@ -94,3 +94,21 @@ def test_a_bad_command_line_names_the_flag(
         parse(cls, argv)
     assert ended.value.code == 2
     assert flag in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("ports", "message"),
+    [
+        ({"port": 9000, "metrics_port": 9000}, "--metrics-port must differ from --port"),
+        ({"port": 9000, "handoff_port": 9000}, "--handoff-port must differ from --port"),
+        ({"port": 99999}, "--port must be between"),
+        ({"metrics_port": -1}, "--metrics-port must be between"),
+    ],
+)
+def test_ports_that_cannot_be_listened_on_are_named(ports: dict[str, int], message: str) -> None:
+    with pytest.raises(FlagError, match=message):
+        ServeFlags(model="m", **ports).check()
+
+
+def test_any_free_port_may_be_asked_for_twice() -> None:
+    ServeFlags(model="m", port=0, metrics_port=0, handoff_port=0).check()

@@ -11,7 +11,14 @@ from tandem_runtime.execution.memory import CPU_SHARE, free_host_bytes, num_page
 
 def test_pages_of_a_given_size(tiny: Callable[..., Path]) -> None:
     config = tiny_execution_config(tiny("qwen3"), kv_cache_memory="4MiB", max_model_len=64)
-    assert num_pages(config, free_bytes=0) == (4 << 20) // config.layout.page_bytes
+    assert num_pages(config, free_bytes=4 << 20) == (4 << 20) // config.layout.page_bytes
+
+
+def test_more_than_there_is_is_refused_with_both_figures(tiny: Callable[..., Path]) -> None:
+    """Symptom: a traceback of numpy's, after the weights had been loaded."""
+    config = tiny_execution_config(tiny("qwen3"), kv_cache_memory="4GiB", max_model_len=64)
+    with pytest.raises(StartupError, match=r"--kv-cache-memory is 4\.0 GiB.*more than the 1\.0 GiB that are free"):
+        num_pages(config, free_bytes=1 << 30)
 
 
 def test_pages_of_what_is_free_but_no_more_than_can_be_used(tiny: Callable[..., Path]) -> None:

@@ -141,6 +141,18 @@ async def test_sigstop_of_prefill_mid_transfer(fleet: Fleet, reference: EnginePo
     prefill.kill()
 
 
+async def test_a_frozen_engine_makes_its_pod_unready(fleet: Fleet) -> None:
+    """Symptom: the engine process was frozen, its pod stayed Ready, and the gateway went on picking it."""
+    pod = fleet.pod("both")
+    pod.wait_ready()
+    engine = pod.child("tandem-engine")
+    engine.suspend()
+    await until(lambda: not pod.status()["ready"])
+    engine.resume()
+    await until(lambda: pod.status()["ready"])
+    pod.kill()
+
+
 async def test_restart_of_decode_while_prefill_holds_its_pages(fleet: Fleet, reference: EnginePod) -> None:
     prefill = fleet.pod("prefill", handoff_lease_seconds=2.0, **TINY_STEPS)
     with proxied_decode(fleet, hold_after=200_000) as decode:
@@ -389,8 +401,10 @@ async def test_a_full_decode_pod_passes_the_request_on(
     gateway = fleet.gateway([small, decode], [prefill], status_interval=30.0, strategy="RoundRobin")
     gateway.wait_ready()
     long = completion_body(random_prompt(random.Random(9), 64), max_tokens=6000)
-    blocking = [asyncio.create_task(ask_status(small.url, long)) for _ in range(2)]
-    await until(lambda: small.status()["waiting"] + small.status()["running"] == 2)
+    blocking = [asyncio.create_task(ask_status(small.url, long))]
+    await until(lambda: small.status()["running"] == 1)
+    blocking.append(asyncio.create_task(ask_status(small.url, long)))
+    await until(lambda: small.status()["waiting"] == 1)
     status, refusal = await ask_status(small.url, long)
     assert (status, refusal["error"]["code"]) == (503, "engine_overloaded")
     bodies = [completion_body(random_prompt(random.Random(seed), 200)) for seed in range(4)]

@@ -71,10 +71,13 @@ class Process:
         return self._popen.wait(PATIENCE_S)
 
     def kill_child(self, name: str) -> None:
-        """Kills the one process below this one that shows `name` as its title."""
+        self.child(name).kill()
+
+    def child(self, name: str) -> psutil.Process:
+        """The one process below this one that shows `name` as its title."""
         below = psutil.Process(self._popen.pid).children(recursive=True)
         [child] = [process for process in below if name in " ".join(process.cmdline())]
-        child.kill()
+        return child
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_PATIENCE_S

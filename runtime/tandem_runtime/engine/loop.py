@@ -38,6 +38,8 @@ from tandem_runtime.transfer.protocol import ReceiveReport, SendReport
 logger = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S = 0.1
+HEARTBEAT_S = 1.0
+"""A status is sent at least this often: an engine that is silent for longer hangs, or is frozen."""
 STEPS_AHEAD = 2
 """The step that runs and the one planned behind it."""
 
@@ -317,7 +319,8 @@ class Engine:
             self._outputs = []
         now = self._clock()
         idle = self._in_flight == 0
-        if self._status_stale and (idle or now - self._status_at >= STATUS_INTERVAL_S):
+        silence = now - self._status_at
+        if silence >= HEARTBEAT_S or (self._status_stale and (idle or silence >= STATUS_INTERVAL_S)):
             self._status_at = now
             self._status_stale = False
             self._publish(self._status())

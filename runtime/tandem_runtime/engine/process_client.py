@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 CONTROL_TIMEOUT_S = 5.0
 EXIT_GRACE_S = 5.0
 LAST_WORDS_MS = 20
+SILENCE_S = 5.0
+"""Five heartbeats of the engine (`loop.HEARTBEAT_S`)."""
 
 PostControl = Callable[[ControlCall], Awaitable[tuple[int, bytes]]]
 OnProgress = Callable[[Progress], None]
@@ -72,6 +75,7 @@ class ProcessEngineClient:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: Failed | None = None
         self._dead = asyncio.Event()
+        self._heard_at = time.monotonic()
         self._closing = False
 
     def start(self) -> None:
@@ -97,7 +101,9 @@ class ProcessEngineClient:
 
     @property
     def alive(self) -> bool:
-        return not self._dead.is_set()
+        """Whether the engine runs and, once it is ready, has been heard of lately."""
+        loaded = self._info is not None and self._info.done()
+        return not self._dead.is_set() and not (loaded and time.monotonic() - self._heard_at > SILENCE_S)
 
     async def wait_ready(self) -> None:
         assert self._info is not None, "start() first"
@@ -166,6 +172,7 @@ class ProcessEngineClient:
     async def _receive(self) -> None:
         while True:
             message = ipc.decode_from_engine(await self._inbound.recv())
+            self._heard_at = time.monotonic()
             match message:
                 case Outputs():
                     for output in message.outputs:

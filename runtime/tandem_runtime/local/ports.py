@@ -16,6 +16,8 @@ restarted pod, listens."""
 
 def require_free(host: str, port: int, flag: str) -> None:
     """Raises `StartupError` naming `flag` when nothing can listen there."""
+    if not 0 <= port <= 65535:
+        raise StartupError(f"{flag} {port} is no port; it must be between 0 and 65535")
     try:
         _bind(host, port).close()
     except OSError as error:
