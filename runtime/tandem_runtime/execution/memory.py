@@ -29,8 +29,8 @@ def num_pages(config: ExecutionConfig, *, free_bytes: int) -> int:
         remedy = "raise --kv-cache-memory or lower --max-model-len"
         if budget * config.tensor_parallel_size > free_bytes:
             raise StartupError(
-                f"--kv-cache-memory is {budget / 2**30:.1f} GiB on each of {config.tensor_parallel_size} ranks, more than"
-                f" the {free_bytes / 2**30:.1f} GiB that are free; lower it"
+                f"--kv-cache-memory is {budget / 2**30:.1f} GiB on each of {config.tensor_parallel_size} ranks,"
+                f" more than the {free_bytes / 2**30:.1f} GiB that are free; lower it"
             )
     else:
         budget = int(free_bytes * CPU_SHARE) // config.tensor_parallel_size
