@@ -13,6 +13,8 @@ import aiohttp
 import pytest
 from support.scripted_engine import ScriptedEngine
 from tandem_contract.flags import ServeFlags
+from tandem_contract.headers import SIGNATURE
+from tandem_contract.ticket import sign_message
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.engine.messages import EngineStatus
 from tandem_runtime.server.main import serve_pod
@@ -208,4 +210,7 @@ async def test_pods_that_hand_over_listen_for_their_peers(life: Life, tmp_path: 
         await life.until_ready(http)
         url = f"http://127.0.0.1:{life.flags.handoff_port}/handoff/v1/ack"
         async with http.post(url, data=b"{}") as response:
+            assert response.status == 401
+        signed = {SIGNATURE: sign_message("/handoff/v1/ack", b"{}", b"0123456789abcdef0123")}
+        async with http.post(url, data=b"{}", headers=signed) as response:
             assert response.status == 404
