@@ -32,7 +32,10 @@ TRACE = {
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self._send(b'{"data": [{"id": "fake"}]}')
+        if self.path == "/metrics":
+            self._send(b'tandem_gateway_pods{role="prefill",state="ready"} 99\n')
+        else:
+            self._send(b'{"data": [{"id": "fake"}]}')
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

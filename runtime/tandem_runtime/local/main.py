@@ -21,6 +21,7 @@ from tandem_runtime.core.errors import StartupError
 from tandem_runtime.local import ask, models
 from tandem_runtime.local.cache import cache_root
 from tandem_runtime.local.fleet import run_fleet
+from tandem_runtime.local.joined import pods_joined
 from tandem_runtime.local.plan import (
     POD_HOST,
     FleetOptions,
@@ -138,6 +139,11 @@ def _run(
     echo: bool,
     serve: bool,
 ) -> int:
+    async def joined() -> None:
+        metrics_url = f"http://{reachable(options.host)}:{options.metrics_port}/metrics"
+        await pods_joined(metrics_url, prefill=options.prefill)
+        await on_ready()
+
     machine = Machine(
         cores=len(os.sched_getaffinity(0)),
         free_memory=psutil.virtual_memory().available,
@@ -163,7 +169,7 @@ def _run(
         names = [program.name for program in programs]
         with TerminalView(Console(stderr=True), names, echo=echo, log_dir=log_dir) as view:
             drain_s = options.engine.drain_timeout + KILL_AFTER_DRAIN_S
-            return asyncio.run(run_fleet(programs, view, drain_s=drain_s, on_ready=on_ready, serve=serve))
+            return asyncio.run(run_fleet(programs, view, drain_s=drain_s, on_ready=joined, serve=serve))
 
 
 def _make(log_dir: Path) -> None:
