@@ -187,7 +187,8 @@ class Pod:
             self.prefill = PrefillHandoffs(
                 **common, name=name, vocab_size=VOCAB_SIZE, lease_s=lease_s, token_horizon=64
             )
-        self._executor = Executor(self.runner, self.inbox.put)
+        self._executor = Executor(self.inbox.put)
+        self._executor.lead(self.runner)
         self.engine = Engine(
             name=name,
             scheduler=self.scheduler,

@@ -88,7 +88,12 @@ def _serve(
         worker.wait_up()
     if world > 1:
         init_group(rank=0, world=world, init_method=rendezvous(folder), device=config.device)
-    leader = Rank.load(config, 0, listen=_listen_at(flags, 0), on_report=inbox.put, on_load=_Reporter(outbound).report)
+    executor = Executor(inbox.put)
+    leader = executor.call(
+        lambda: Rank.load(
+            config, 0, listen=_listen_at(flags, 0), on_report=inbox.put, on_load=_Reporter(outbound).report
+        )
+    )
     num_pages = min([leader.runner.num_pages, *(worker.wait_ready() for worker in workers)])
     incarnation = secrets.token_hex(8)
     layout_fingerprint = fingerprint(config)
@@ -105,7 +110,7 @@ def _serve(
         )
     )
     runner: Runner = LeadingRunner(leader.runner, workers) if workers else leader.runner
-    executor = Executor(runner, inbox.put)
+    executor.lead(runner)
     control = ControlPlane(publish=lambda message: outbound.send(ipc.encode(message)))
     timers = TimerThread(inbox.put)
     transfers = decode_handoffs = prefill_handoffs = None
