@@ -24,7 +24,8 @@ class Executor:
     """`on_result` receives each step's result, or the exception that ended the executor, on the executor's thread.
 
     Everything that computes on the CPU must run here, loading included: OpenMP gives each computing thread workers of
-    its own, and libgomp, seeing more than there are cores, makes all of them sleep at every barrier: twice the step time.
+    its own, and libgomp, seeing more than there are cores, makes all of them sleep at every barrier. A step then takes
+    twice as long.
     """
 
     def __init__(self, on_result: Callable[[StepResult | BaseException], None]) -> None:
