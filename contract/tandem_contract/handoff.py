@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 PREFILL_PATH = "/handoff/v1/prefill"
 RESERVE_PATH = "/handoff/v1/reserve"
@@ -27,15 +26,8 @@ ACK_PATH = "/handoff/v1/ack"
 ALIVE_PATH = "/handoff/v1/alive"
 
 
-class _Message:
-    __slots__ = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayoutFingerprint(_Message):
+class LayoutFingerprint:
     """Everything that must agree before KV pages of one process mean anything in another.
 
     `tensor_parallel` is not compared: pages are head-major, so unequal TP is a slice.
@@ -67,7 +59,7 @@ class LayoutFingerprint(_Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillJob(_Message):
+class PrefillJob:
     job_id: str
     """Unique per attempt: a failover uses a new id."""
     request_id: str
@@ -86,7 +78,7 @@ class PrefillJob(_Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReserveAsk(_Message):
+class ReserveAsk:
     job_id: str
     prefill_pod: str
     """P's name, for traces and logs."""
@@ -97,14 +89,14 @@ class ReserveAsk(_Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageSlot(_Message):
+class PageSlot:
     page_id: int
     generation: int
     """Bumped each time the page changes owner; a write that names an old one is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReserveGrant(_Message):
+class ReserveGrant:
     job_id: str
     incarnation: str
     token: str
@@ -119,7 +111,7 @@ class ReserveGrant(_Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobEnd(_Message):
+class JobEnd:
     job_id: str
     token: str
     error: str | None = None
@@ -132,7 +124,7 @@ class JobEnd(_Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AliveProbe(_Message):
+class AliveProbe:
     decode_url: str
     decode_incarnation: str
     """A new one tells P that every older job of this D is void."""
@@ -140,21 +132,21 @@ class AliveProbe(_Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alive(_Message):
+class Alive:
     incarnation: str
     unknown_jobs: list[str]
     """Those of the probe's jobs that P does not have (any more)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayoutMismatch(_Message):
+class LayoutMismatch:
     field: str
     prefill: str
     decode: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestTrace(_Message):
+class RequestTrace:
     """Where one request went; the `tandem` object of an answer asked for with the `TIMING` header."""
 
     decode_pod: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import aiohttp
@@ -152,7 +153,7 @@ async def test_timing_header_adds_the_trace(server: Server, client: openai.Async
     headers = {"X-Tandem-Timing": "1"}
     answer = await client.chat.completions.create(model="tiny", messages=QUESTION, extra_headers=headers)
     assert answer.model_extra is not None
-    assert answer.model_extra["tandem"] == TRACE.to_json()
+    assert answer.model_extra["tandem"] == asdict(TRACE)
     for options in ({}, {"stream_options": {"include_usage": True}}):
         chunks = await chunks_of(client, extra_headers=headers, **options)
         traced = [chunk for chunk in chunks if (chunk.model_extra or {}).get("tandem")]

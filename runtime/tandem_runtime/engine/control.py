@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,7 +30,7 @@ class ControlPlane:
         call_id = next(self._ids)
         if on_reply is not None:
             self._waiting[call_id] = on_reply
-        body = msgspec.json.encode(asdict(message))
+        body = msgspec.json.encode(message)
         self._publish(ControlCall(call_id=call_id, path=path, body=body, url=url, timeout_s=timeout_s))
 
     def on_reply(self, reply: ControlReply) -> None:
