@@ -3,7 +3,7 @@
     D -> P  POST /handoff/v1/prefill   PrefillJob   -> 202 | 401 ticket | 409 LayoutMismatch | 503 busy
     P -> D  POST /handoff/v1/reserve   ReserveAsk   -> 200 ReserveGrant | 404 job unknown | 503 not now
     P -> D  pages over the KV data connections (`transfer`), one stream per tensor-parallel rank
-    P -> D  POST /handoff/v1/finish    JobEnd       -> 200; `error` set when P gave up
+    P -> D  POST /handoff/v1/finish    JobEnd       -> 200; P gave up
     D -> P  POST /handoff/v1/ack       JobEnd       -> 200; P frees its pages (`error` set: abort)
     D -> P  POST /handoff/v1/alive     AliveProbe   -> 200 Alive; renews the leases of D's jobs
 
@@ -97,8 +97,6 @@ class PageSlot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReserveGrant:
-    job_id: str
-    incarnation: str
     token: str
     data_token: str
     """Secret that opens the KV data connections of this job."""
@@ -115,12 +113,7 @@ class JobEnd:
     job_id: str
     token: str
     error: str | None = None
-    num_pages: int = 0
-    """Pages sent per rank pair (finish) or verified (ack)."""
-    num_bytes: int = 0
-    prefill_seconds: float = 0.0
-    cached_tokens: int = 0
-    """Prompt tokens that P found in its own prefix cache."""
+    """None only in an ack: every page has arrived. That P has sent everything is told by the data connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

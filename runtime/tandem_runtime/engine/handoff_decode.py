@@ -178,8 +178,6 @@ class DecodeHandoffs:
             return
         job.phase = "receiving"
         job.grant = handoff.ReserveGrant(
-            job_id=job.job_id,
-            incarnation=self._incarnation,
             token=ask.token,
             data_token=data_token,
             data_ports=self._transfers.data_ports,
@@ -189,7 +187,7 @@ class DecodeHandoffs:
         self._control.answer(call, 200, job.grant)
 
     def on_finish(self, call: ControlCall) -> None:
-        """P's word that it sent everything, or gave up. Whether pages are good is the receiver's to say."""
+        """P's word that it gave up."""
         end = decode(call.body, handoff.JobEnd)
         remote = self._jobs.get(end.job_id)
         self._control.answer(call, 200)
@@ -206,7 +204,7 @@ class DecodeHandoffs:
         remote.job = None
         self._leave_peer(job)
         error = job.error or (("transfer", report.error) if report.error else None)
-        self._post_ack(job, error[1] if error else None, report)
+        self._post_ack(job, error[1] if error else None)
         if remote.gone:
             self.outcomes["received/aborted"] += 1
             self._forget(remote)
@@ -295,11 +293,9 @@ class DecodeHandoffs:
         del self._remotes[remote.request.request_id]
         self._scheduler.quiesced(remote.request.request_id)
 
-    def _post_ack(self, job: _Job, error: str | None, report: JobReport) -> None:
+    def _post_ack(self, job: _Job, error: str | None) -> None:
         if job.token:
-            end = handoff.JobEnd(
-                job_id=job.job_id, token=job.token, error=error, num_pages=report.pages, num_bytes=report.bytes
-            )
+            end = handoff.JobEnd(job_id=job.job_id, token=job.token, error=error)
             self._control.post(job.url, handoff.ACK_PATH, end)
 
     # A frozen or restarted prefill pod is noticed by probing it while it owes us work.

@@ -47,8 +47,6 @@ class _Job:
     num_slots: int = 0
     queued_pages: int = 0
     """Pages handed to the sender so far."""
-    granted_at: float = 0.0
-    cached_tokens: int = 0
     sender_quiet: bool = True
     """Whether nothing reads the job's pages."""
     ending: str | None = None
@@ -151,12 +149,11 @@ class PrefillHandoffs:
         for job_id in self._scheduler.near_head(self._token_horizon):
             self._ask(self._jobs[job_id])
 
-    def on_progress(self, job_id: str, computed_tokens: int, cached_tokens: int) -> None:
+    def on_progress(self, job_id: str, computed_tokens: int) -> None:
         """The first `computed_tokens` tokens of the job's prompt are in its pages."""
         job = self._jobs.get(job_id)
         if job is None or job.phase != "sending" or job.ending is not None:
             return
-        job.cached_tokens = cached_tokens
         done = computed_tokens >= len(job.job.token_ids) - 1
         complete = job.first_page + job.num_slots if done else computed_tokens // self._fingerprint.page_size
         ready = complete - job.first_page
@@ -172,20 +169,12 @@ class PrefillHandoffs:
         """Nothing reads the job's pages any more."""
         job = self._jobs[report.job_id]
         error = job.error or report.error
-        end = handoff.JobEnd(
-            job_id=report.job_id,
-            token=job.token,
-            error=error,
-            num_pages=report.pages,
-            num_bytes=report.bytes,
-            prefill_seconds=self._clock() - job.granted_at,
-            cached_tokens=job.cached_tokens,
-        )
-        self._control.post(job.job.decode_url, handoff.FINISH_PATH, end)
         job.sender_quiet = True
         if error is None:
             self.pages += report.pages
             self.bytes += report.bytes
+        else:
+            self._post_finish(job, error)
         if job.ending or error:
             self._remove(job, job.ending or "failed")
 
@@ -269,7 +258,6 @@ class PrefillHandoffs:
         job.phase = "sending"
         job.first_page = grant.first_page
         job.num_slots = len(grant.slots)
-        job.granted_at = self._clock()
         job.sender_quiet = False
         host = _host(job.job.decode_url)
         assert host is not None, "checked when the job came"
@@ -295,14 +283,17 @@ class PrefillHandoffs:
         """
         if job.sender_quiet:
             if tell:
-                end = handoff.JobEnd(job_id=job.job.job_id, token=job.token, error=message)
-                self._control.post(job.job.decode_url, handoff.FINISH_PATH, end)
+                self._post_finish(job, message)
             self._remove(job, outcome)
         elif job.ending is None:
             job.ending = outcome
             if outcome != "ok":
                 job.error = message
                 self._transfers.abort_send(job.job.job_id, message)
+
+    def _post_finish(self, job: _Job, error: str) -> None:
+        end = handoff.JobEnd(job_id=job.job.job_id, token=job.token, error=error)
+        self._control.post(job.job.decode_url, handoff.FINISH_PATH, end)
 
     def _remove(self, job: _Job, outcome: str) -> None:
         self.outcomes[f"sent/{outcome}"] += 1

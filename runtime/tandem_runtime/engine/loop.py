@@ -259,7 +259,7 @@ class Engine:
 
     def _on_prefilled(self, update: SequenceUpdate) -> None:
         if self._prefill is not None:
-            self._prefill.on_progress(update.request_id, update.computed_tokens, update.cached_tokens)
+            self._prefill.on_progress(update.request_id, update.computed_tokens)
 
     def _report(self, live: _Live, update: SequenceUpdate) -> None:
         live.cached_tokens = update.cached_tokens
