@@ -188,7 +188,6 @@ class Fleet:
     def _take(self, update: SequenceUpdate) -> None:
         self.updates.append(update)
         seq = self.sequences[update.request_id]
-        assert update.first_token == (bool(update.new_token_ids) and not self.outputs[update.request_id])
         self.outputs[update.request_id] += update.new_token_ids
         if seq.mode == "prefill_only":
             table = self.scheduler.page_table(update.request_id)

@@ -6,7 +6,6 @@ Its pages, once reserved, survive a failover: a new attempt opens only after the
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import time
 from collections import Counter
@@ -50,7 +49,6 @@ class HandoffRecord:
 class _Remote:
     request: EngineRequest
     held_tokens: int
-    attempts: itertools.count[int]
     record: HandoffRecord
     slots: list[tuple[int, int]] | None = None
     """Reserved (page, generation) pairs, from the first granted attempt on."""
@@ -129,7 +127,7 @@ class DecodeHandoffs:
     def start(self, request: EngineRequest, record: HandoffRecord) -> None:
         """`request` is in the scheduler as a remote sequence; it will be filled or made local."""
         held = self._scheduler.hold_prefix(request.request_id)
-        remote = _Remote(request, held, itertools.count(), record)
+        remote = _Remote(request, held, record)
         self._remotes[request.request_id] = remote
         self._next_attempt(remote, reason="avoided")
 
@@ -237,7 +235,7 @@ class DecodeHandoffs:
             return
         ticket = signed.ticket
         job = _Job(
-            job_id=f"{remote.request.request_id}.{next(remote.attempts)}.{secrets.token_hex(4)}",
+            job_id=f"{remote.request.request_id}.{remote.ticket_index}.{secrets.token_hex(4)}",
             url=ticket.prefill_url,
             pod=f"{ticket.prefill_host}:{ticket.prefill_port}",
             incarnation=ticket.prefill_incarnation,

@@ -76,7 +76,6 @@ class ProcessEngineClient:
         self._failure: Failed | None = None
         self._dead = asyncio.Event()
         self._heard_at = time.monotonic()
-        self._closing = False
 
     def start(self) -> None:
         self._info = asyncio.get_running_loop().create_future()
@@ -152,7 +151,6 @@ class ProcessEngineClient:
 
     async def close(self) -> None:
         """Ends the engine: politely, then by force. Leaves no process, socket or file behind."""
-        self._closing = True
         if not self._dead.is_set():
             await self._send(Shutdown())
             with contextlib.suppress(TimeoutError):

@@ -246,12 +246,6 @@ class Scheduler:
     # -- state ------------------------------------------------------------------------------------------------------
 
     @property
-    def has_work(self) -> bool:
-        """Whether `schedule` may return a plan, now or after a commit or an event from outside."""
-        roster = self._roster
-        return bool(roster.running or roster.waiting or roster.filled or self._in_flight)
-
-    @property
     def counters(self) -> SchedulerCounters:
         """O(queued sequences): for reports, not for every step."""
         roster, pool, tally = self._roster, self._memory.pool, self._tally
@@ -305,7 +299,6 @@ def _take_sample(update: SequenceUpdate, seq: Sequence, result: StepResult, posi
     update.new_token_ids = [token_id]
     update.finish_reason = reason
     update.stop_token_id = token_id if reason == "stop" else None
-    update.first_token = len(seq.output_token_ids) == 1
     if seq.sampling.logprobs is not None:
         update.logprobs = [result.logprobs[position]]
     update.prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None

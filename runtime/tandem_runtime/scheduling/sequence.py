@@ -49,7 +49,6 @@ class SequenceUpdate(msgspec.Struct, kw_only=True):
     """Tokens whose KV is in the sequence's pages."""
     cached_tokens: int = 0
     """Prompt tokens found in the prefix cache when the sequence was first admitted."""
-    first_token: bool = False
     queue_seconds: float = 0.0
     """From arrival to first admission."""
 
