@@ -12,6 +12,8 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from tandem_contract import headers
+from tandem_contract.api_keys import ApiKeys
+from tandem_contract.reloading import ReloadingFile
 
 from tandem_gateway import errors, forwarding
 from tandem_gateway.cors import Cors
@@ -19,7 +21,6 @@ from tandem_gateway.fleet import Fleet
 from tandem_gateway.metrics import GatewayMetrics
 from tandem_gateway.prompt import Prompt, parse
 from tandem_gateway.proxy import Call, Proxy
-from tandem_gateway.reloading import ApiKeys, ReloadingFile
 
 log = logging.getLogger("tandem_gateway.access")
 
@@ -206,10 +207,7 @@ class GatewayApp:
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     def _check_key(self, request: web.Request) -> None:
-        if self._keys is None:
-            return
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not self._keys.get().accept(key.strip()):
+        if self._keys is not None and not self._keys.get().accept(request.headers.get("Authorization")):
             raise errors.Unauthorized("The API key is missing or wrong (Authorization: Bearer ...).")
 
     async def _stamp(self, request: web.Request, response: web.StreamResponse) -> None:

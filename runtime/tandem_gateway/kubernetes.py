@@ -17,10 +17,10 @@ from typing import Any, cast
 import aiohttp
 import orjson
 from tandem_contract import labels, ports
+from tandem_contract.reloading import ReloadingFile
 from tandem_contract.status import ROLES, Role
 
 from tandem_gateway.endpoints import Endpoint, Update
-from tandem_gateway.reloading import ReloadingFile
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,9 @@ from collections.abc import AsyncIterator
 import uvloop
 from aiohttp import web
 from tandem_contract import ticket
+from tandem_contract.api_keys import ApiKeys
 from tandem_contract.flags import GatewayFlags
+from tandem_contract.reloading import ReloadingFile
 
 from tandem_gateway import logs
 from tandem_gateway.app import GatewayApp
@@ -25,7 +27,6 @@ from tandem_gateway.fleet import Fleet
 from tandem_gateway.kubernetes import ApiServer, WatchedEndpoints
 from tandem_gateway.metrics import GatewayMetrics
 from tandem_gateway.proxy import Limits, Proxy
-from tandem_gateway.reloading import ApiKeys, ReloadingFile
 
 log = logging.getLogger("tandem_gateway")
 

@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
+from tandem_contract.reloading import ReloadingFile
 from tandem_contract.ticket import DEFAULT_TTL_S, Ticket, new_nonce, sign
 from yarl import URL
 
@@ -23,7 +24,6 @@ from tandem_gateway.metrics import GatewayMetrics
 from tandem_gateway.pod import Pod
 from tandem_gateway.prompt import Prompt
 from tandem_gateway.relay import ClientStream, relay
-from tandem_gateway.reloading import ReloadingFile
 from tandem_gateway.retry import RetryBudget
 
 TicketKeys = ReloadingFile[tuple[bytes, ...]]

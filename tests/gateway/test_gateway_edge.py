@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import logging
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from gateway.eventually import eventually
 from gateway.fake_engine import FakeEngine
 from gateway.harness import CHAT, Answer, gateway_before
 from tandem_contract import headers
-from tandem_gateway.reloading import ApiKeys, ReloadingFile
 
 
 def _error(answer: Answer) -> dict[str, str]:
@@ -42,34 +40,6 @@ async def test_api_keys_are_checked_and_follow_their_file(tmp_path: Path) -> Non
         assert (await client.chat(headers=_bearer("third-key"))).status == 200
         assert (await client.chat(headers=_bearer("first"))).status == 401
         assert len(engine.seen) == 3
-
-
-def test_a_bad_change_keeps_the_last_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "keys"
-    path.write_text("good\n")
-    keys = ReloadingFile(str(path), ApiKeys.parse)
-    path.write_text("\n \n")
-    assert keys.get().accept("good")
-    path.unlink()
-    assert keys.get().accept("good")
-    assert not keys.get().accept("")
-    path.write_text("next\n")
-    assert keys.get().accept("next")
-    assert caplog.messages
-
-
-def test_a_secret_swapped_by_symlink_is_seen(tmp_path: Path) -> None:
-    """Kubernetes replaces a mounted Secret's folder by renaming a symlink; same name, same size, maybe same time."""
-    for name in ("v1", "v2"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "keys").write_text(f"key-{name}\n")
-        os.utime(tmp_path / name / "keys", ns=(0, 0))
-    (tmp_path / "data").symlink_to("v1")
-    keys = ReloadingFile(str(tmp_path / "data" / "keys"), ApiKeys.parse)
-    assert keys.get().accept("key-v1")
-    (tmp_path / "next").symlink_to("v2")
-    (tmp_path / "next").rename(tmp_path / "data")
-    assert keys.get().accept("key-v2")
 
 
 async def test_request_ids_are_kept_where_sane_and_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,9 +11,9 @@ import pytest
 from gateway.eventually import eventually
 from gateway.fake_kubernetes import FakeKubernetes
 from tandem_contract import labels
+from tandem_contract.reloading import ReloadingFile
 from tandem_gateway.endpoints import Endpoint
 from tandem_gateway.kubernetes import ApiServer, WatchedEndpoints, endpoint
-from tandem_gateway.reloading import ReloadingFile
 
 
 class Watching:

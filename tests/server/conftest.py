@@ -12,7 +12,7 @@ from support import tiny_tokenizer
 from support.api_server import Server
 from support.scripted_engine import ScriptedEngine
 from tandem_contract.flags import ServeFlags
-from tandem_runtime.server.auth import ApiKeys, Tickets
+from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.pod import LoadedModel, Pod
 from tandem_runtime.text.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ def new_server(flags: ServeFlags, tokenizer: Tokenizer) -> Server:
         name="d-0",
         flags=flags,
         models=("tiny", "alias"),
-        api_keys=ApiKeys(None),
+        clients=Clients(None),
         tickets=Tickets(None),
         started_at=1_700_000_000,
         loaded=LoadedModel(engine, tokenizer, splits_reasoning=True),

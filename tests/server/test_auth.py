@@ -12,7 +12,7 @@ import pytest
 from support.api_server import Server
 from tandem_contract.ticket import Ticket, new_nonce, sign
 from tandem_runtime.core.errors import StartupError
-from tandem_runtime.server.auth import ApiKeys, ReloadedFile, Tickets
+from tandem_runtime.server.auth import Clients, Tickets
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -80,7 +80,7 @@ async def test_without_keys_no_ticket_is_good(server: Server, http: aiohttp.Clie
 async def test_api_keys(server: Server, http: aiohttp.ClientSession, tmp_path: Path) -> None:
     file = tmp_path / "api-keys"
     file.write_text("sk-one\n\nsk-two\n")
-    server.pod.api_keys = ApiKeys.from_file(str(file))
+    server.pod.clients = Clients.from_file(str(file))
     for key, ok in (("sk-one", True), ("sk-two", True), ("sk-on", False), ("", False)):
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=key or "x", max_retries=0) as client:
             if ok:
@@ -97,28 +97,7 @@ async def test_api_keys(server: Server, http: aiohttp.ClientSession, tmp_path: P
             assert response.status == 401, path
 
 
-def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    now = [0.0]
-    file = tmp_path / "keys"
-    file.write_text("a")
-    reloaded = ReloadedFile(str(file), nonempty, flag="--api-key-file", clock=lambda: now[0])
-    assert reloaded.value == "a"
-    # As Kubernetes updates a mounted secret: a new file takes the old one's name.
-    fresh = tmp_path / "fresh"
-    fresh.write_text("b")
-    fresh.rename(file)
-    assert reloaded.value == "a"
-    now[0] = 2.0
-    assert reloaded.value == "b"
-    file.write_text("")
-    now[0] = 4.0
-    assert reloaded.value == "b"
-    file.unlink()
-    now[0] = 6.0
-    assert reloaded.value == "b"
-
-
-@pytest.mark.parametrize("load", [ApiKeys.from_file, Tickets.from_file])
+@pytest.mark.parametrize("load", [Clients.from_file, Tickets.from_file])
 def test_a_bad_file_stops_the_start(tmp_path: Path, load: Callable[[str], object]) -> None:
     empty = tmp_path / "empty"
     empty.write_text("\n")
@@ -126,9 +105,3 @@ def test_a_bad_file_stops_the_start(tmp_path: Path, load: Callable[[str], object
         load(str(empty))
     with pytest.raises(StartupError, match="key-file"):
         load(os.fspath(tmp_path / "absent"))
-
-
-def nonempty(text: str) -> str:
-    if not text:
-        raise ValueError("empty")
-    return text

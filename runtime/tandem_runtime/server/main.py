@@ -25,7 +25,7 @@ from tandem_runtime.engine.client import EngineClient
 from tandem_runtime.engine.messages import EngineStatus, Failed, Progress
 from tandem_runtime.engine.process_client import PostControl, ProcessEngineClient
 from tandem_runtime.server.app import build_app, build_metrics_app
-from tandem_runtime.server.auth import ApiKeys, Tickets
+from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.handoff import HandoffCaller, TicketGate, build_handoff_app
 from tandem_runtime.server.listen import bind, listen
 from tandem_runtime.server.pod import LoadedModel, Pod
@@ -96,7 +96,7 @@ def new_pod(flags: ServeFlags) -> Pod:
         name=os.environ.get(env.POD_NAME) or socket.gethostname(),
         flags=flags,
         models=flags.served_model_name or (Path(flags.model).resolve().name,),
-        api_keys=ApiKeys.from_file(flags.api_key_file),
+        clients=Clients.from_file(flags.api_key_file),
         tickets=Tickets.from_file(flags.ticket_key_file),
         started_at=int(time.time()),
     )

@@ -57,7 +57,7 @@ async def add_request_id(request: web.Request, response: web.StreamResponse) -> 
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if request.path.startswith(_PROTECTED):
-            request.app[POD].api_keys.check(request.headers.get(hdrs.AUTHORIZATION))
+            request.app[POD].clients.check(request.headers.get(hdrs.AUTHORIZATION))
         return await handler(request)
     except RequestError as error:
         return _response(error)

@@ -15,7 +15,7 @@ from tandem_contract.status import PodStatus
 from tandem_runtime.core.errors import RequestError, UnknownModelError
 from tandem_runtime.engine.client import EngineClient, EngineInfo
 from tandem_runtime.engine.messages import EngineStatus
-from tandem_runtime.server.auth import ApiKeys, Tickets
+from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.errors import UnavailableError
 from tandem_runtime.server.metrics import Metrics
 from tandem_runtime.text.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ class Pod:
     flags: ServeFlags
     models: tuple[str, ...]
     """Served names, the primary first."""
-    api_keys: ApiKeys
+    clients: Clients
     tickets: Tickets
     started_at: int
     """Unix seconds."""
