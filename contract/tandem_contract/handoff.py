@@ -157,3 +157,5 @@ class RequestTrace:
     """From the request's arrival at the decode pod to its first token."""
     tpot_seconds: float
     """Mean time per output token after the first."""
+    resumed_tokens: int = 0
+    """Output tokens that other decode pods had sampled before the stream went on here; the times are this pod's."""

@@ -378,3 +378,34 @@ def eventually(value):
         assert time.monotonic() < deadline
         threading.Event().wait(0.005)
     return found
+
+
+@pytest.mark.parametrize("ticketed", [True, False])
+def test_a_sequence_goes_on_where_another_engine_was_killed(ticketed: bool) -> None:
+    """Its outputs so far are computed like a longer prompt, of which the prefill pod has the beginning cached."""
+    with pods(("prefill", "1", {}), ("decode", "2", {}), ("decode", "3", {})) as (prefill, first, second):
+        tokens = prompt(random.Random(31), 50)
+        whole = continue_text(tokens, 30)
+        assert first.ask("before", tokens, 13, [prefill.ticket("before")]).wait() == whole[:13]
+        tickets = [prefill.ticket("after")] if ticketed else []
+        answer = second.ask("after", tokens, 30, tickets, output_token_ids=whole[:13])
+        assert answer.wait() == whole[13:]
+        trace = answer.last.trace
+        assert (trace.prompt_tokens, trace.resumed_tokens) == (50, 13)
+        assert trace.handoff_pages == (16 if ticketed else 0)
+        if ticketed:
+            # All of the 50 + 13 - 1 tokens but those of the prompt's 12 whole pages, which it had.
+            assert prefill.runner.computed_tokens == 49 + 62 - 48
+        for pod in (prefill, first, second):
+            pod.wait_idle()
+
+
+def test_a_continued_sequence_falls_back_when_its_prefill_pod_is_gone() -> None:
+    with pods(("prefill", "1", {}), ("decode", "2", {})) as (prefill, decode):
+        decode.wire.lost.add(prefill.url)
+        tokens = prompt(random.Random(32), 40)
+        whole = continue_text(tokens, 20)
+        answer = decode.ask("r", tokens, 20, [prefill.ticket("r")], output_token_ids=whole[:7])
+        assert answer.wait() == whole[7:]
+        assert decode.decode.fallbacks == {"unreachable": 1}
+        decode.wait_idle()

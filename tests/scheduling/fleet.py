@@ -145,7 +145,7 @@ class Fleet:
         self.device.salt_by_seed[seq.sampling.seed] = seq.cache_salt
         self.scheduler.add(seq)
         self.sequences[seq.request_id] = seq
-        self.outputs[seq.request_id] = []
+        self.outputs[seq.request_id] = list(seq.output_token_ids)
         self.check()
         return seq
 
@@ -218,7 +218,7 @@ class Fleet:
     def hold(self, request_id: str) -> None:
         self.held[request_id] = self.scheduler.hold_prefix(request_id)
         assert self.held[request_id] % self.config.page_size == 0
-        assert self.held[request_id] < len(self.sequences[request_id].prompt_token_ids)
+        assert self.held[request_id] < self.sequences[request_id].num_tokens
         self.check()
 
     def reserve(self, request_id: str) -> bool:
@@ -230,7 +230,7 @@ class Fleet:
 
     def fill(self, request_id: str) -> None:
         seq = self.sequences[request_id]
-        values = kv_values(seq.prompt_token_ids[:-1], seq.cache_salt)
+        values = kv_values((seq.prompt_token_ids + seq.output_token_ids)[:-1], seq.cache_salt)
         table = [page for page, _ in self.granted.pop(request_id)]
         held = self.held.pop(request_id, 0)
         for position, value in enumerate(values[held:]):

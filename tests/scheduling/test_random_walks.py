@@ -6,32 +6,40 @@ import random
 from contextlib import suppress
 
 import pytest
-from scheduling.fleet import VOCABULARY, Fleet, config
+from scheduling.fleet import VOCABULARY, Fleet, config, expected_output
 from tandem_runtime.core.errors import OverloadedError, PromptTooLongError
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.scheduling import Mode, Sequence
 
 
-def random_sequence(rng: random.Random, number: int, now: float, modes: list[Mode], longest: int) -> Sequence:
+def random_sequence(
+    rng: random.Random, number: int, now: float, modes: list[Mode], *, longest: int, context: int
+) -> Sequence:
     # Few distinct tokens and beginnings, so that prefixes meet often.
     beginning = [rng.randrange(2)] * (4 * rng.randrange(5))
     prompt = beginning + [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, longest))]
+    sampling = SamplingParams(
+        max_tokens=rng.randint(1, 40),
+        min_tokens=rng.choice([0, 0, 3]),
+        seed=number,
+        stop_token_ids=rng.choice([(), (5,), (1, 2)]),
+        logprobs=rng.choice([None, 1]),
+        prompt_logprobs=rng.choice([None, None, None, 0]),
+    )
+    mode = rng.choice(modes)
+    # Some come from another pod, with the outputs they had there.
+    whole = expected_output(prompt, sampling, context)
+    resumed = mode != "prefill_only" and sampling.prompt_logprobs is None and bool(whole) and rng.random() < 0.3
     return Sequence(
         f"r{number}",
         prompt,
-        SamplingParams(
-            max_tokens=rng.randint(1, 40),
-            min_tokens=rng.choice([0, 0, 3]),
-            seed=number,
-            stop_token_ids=rng.choice([(), (5,), (1, 2)]),
-            logprobs=rng.choice([None, 1]),
-            prompt_logprobs=rng.choice([None, None, None, 0]),
-        ),
+        sampling,
+        output_token_ids=whole[: rng.randrange(len(whole))] if resumed else (),
         arrival=now,
         deadline=rng.choice([None, None, now + rng.uniform(0.5, 20)]),
         priority=rng.randint(-1, 1),
         cache_salt=rng.choice(["", "", "tenant"]),
-        mode=rng.choice(modes),
+        mode=mode,
     )
 
 
@@ -42,14 +50,16 @@ def random_sequence(rng: random.Random, number: int, now: float, modes: list[Mod
 @pytest.mark.parametrize("num_pages", [9, 24, 100])
 def test_everything_ends_and_nothing_leaks(modes: list[Mode], num_pages: int, ahead: bool) -> None:
     rng = random.Random(repr((modes, num_pages, ahead)))
-    fleet = Fleet(config(num_pages=num_pages, max_waiting=20))
+    settings = config(num_pages=num_pages, max_waiting=20)
+    context = min(settings.max_model_len, num_pages * settings.page_size)
+    fleet = Fleet(settings)
     number = 0
     for _ in range(600):
         fleet.now += 0.05
         if rng.random() < 0.3:
             number += 1
             with suppress(OverloadedError, PromptTooLongError):
-                fleet.add(random_sequence(rng, number, fleet.now, modes, longest=40))
+                fleet.add(random_sequence(rng, number, fleet.now, modes, longest=40, context=context))
         if rng.random() < 0.05 and fleet.sequences:
             fleet.abort(rng.choice(list(fleet.sequences)))
         if rng.random() < 0.1:

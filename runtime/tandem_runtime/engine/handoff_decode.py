@@ -248,7 +248,7 @@ class DecodeHandoffs:
             job_id=job.job_id,
             request_id=remote.request.request_id,
             ticket=signed.text,
-            token_ids=remote.request.prompt_token_ids,
+            token_ids=remote.request.known_token_ids,
             held_tokens=remote.held_tokens,
             fingerprint=self._fingerprint,
             decode_url=self._url,

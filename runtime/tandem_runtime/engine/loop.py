@@ -186,6 +186,7 @@ class Engine:
             request.sampling,
             arrival=now,
             deadline=None if request.deadline_s is None else now + request.deadline_s,
+            output_token_ids=request.output_token_ids,
             priority=request.priority,
             cache_salt=request.cache_salt,
             mode="remote" if remote else "local",
@@ -208,12 +209,12 @@ class Engine:
             self._decode.start(request, live.handoff)
 
     def _goes_remote(self, request: EngineRequest) -> bool:
-        """Whether a prefill pod should compute the prompt (all but its last token)."""
+        """Whether a prefill pod should compute what is known (all but the last token)."""
         if self._decode is None or not request.tickets or request.sampling.prompt_logprobs is not None:
             return False
-        prompt = request.prompt_token_ids
-        cached = self._scheduler.match_prefix(prompt, request.cache_salt)
-        return len(prompt) - 1 - cached > self._local_prefill_max_tokens
+        known = request.known_token_ids
+        cached = self._scheduler.match_prefix(known, request.cache_salt)
+        return len(known) - 1 - cached > self._local_prefill_max_tokens
 
     def _release_followers(self, leader: _Live) -> None:
         followers, leader.followers = leader.followers, {}
@@ -293,6 +294,7 @@ class Engine:
             decode_pod=self._name,
             prefill_pod=live.handoff.prefill_pod,
             prompt_tokens=len(live.request.prompt_token_ids),
+            resumed_tokens=len(live.request.output_token_ids),
             cached_tokens=live.cached_tokens,
             handoff_pages=live.handoff.pages,
             handoff_bytes=live.handoff.bytes,

@@ -25,6 +25,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request_id: str
     prompt_token_ids: list[int]
     sampling: SamplingParams
+    output_token_ids: list[int] = []
+    """Sampled before, by another pod; the sequence goes on after them, as after a preemption."""
     deadline_s: float | None = None
     """Seconds from receipt."""
     tickets: list[SignedTicket] = []
@@ -36,6 +38,11 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Separates prefix caches of tenants; part of the page hash."""
     priority: int = 0
     """Lower runs earlier; equal priorities run in order of arrival."""
+
+    @property
+    def known_token_ids(self) -> list[int]:
+        """All tokens so far: what a prefill pod is asked to compute."""
+        return self.prompt_token_ids + self.output_token_ids
 
 
 class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):

@@ -82,12 +82,12 @@ class Reservations:
         return pages + len(self._pins) <= self._pool.num_pages
 
     def filled(self, seq: Sequence) -> None:
-        """The reserved pages hold the prompt's KV, all but its last token's."""
+        """The reserved pages hold the KV of all known tokens but the last."""
         claim = self._claims.pop(seq.request_id)
         assert claim.reserved, "filled before it was reserved"
         self._forget_refusal(seq)
         seq.cached_tokens = claim.held * self._memory.page_size
-        seq.scheduled_tokens = seq.computed_tokens = len(seq.prompt_token_ids) - 1
+        seq.scheduled_tokens = seq.computed_tokens = seq.num_tokens - 1
         self._memory.register(seq)
 
     def dissolve(self, seq: Sequence) -> None:
@@ -103,7 +103,7 @@ class Reservations:
         seq.drop_pages()
 
     def _table_size(self, seq: Sequence) -> int:
-        return self._memory.pages_for(len(seq.prompt_token_ids) - 1)
+        return self._memory.pages_for(seq.num_tokens - 1)
 
     def _missing(self, seq: Sequence) -> int:
         return self._table_size(seq) - len(seq.pages)

@@ -47,14 +47,15 @@ class Scheduler:
         """Raises `PromptTooLongError` when it could never run, `OverloadedError` when the queue is full."""
         num_prompt = len(seq.prompt_token_ids)
         context = self._config.context
-        if num_prompt >= context:
+        if seq.num_tokens >= context:
             raise PromptTooLongError(
-                f"the prompt has {num_prompt} tokens, but prompt and answer together can have at most {context}",
+                f"the prompt has {seq.num_tokens} tokens, but prompt and answer together can have at most {context}",
                 param="prompt",
             )
         if self._roster.num_waiting >= self._config.max_waiting:
             raise OverloadedError(f"{self._roster.num_waiting} requests are waiting already; try again later")
         seq.max_outputs = min(seq.sampling.max_tokens, context - num_prompt)
+        assert len(seq.output_token_ids) < seq.max_outputs, "the sequence has ended before"
         seq.chain = self._memory.chain(seq.cache_salt)
         self._roster.add(seq, _INITIAL_STATE[seq.mode])
 
@@ -185,7 +186,10 @@ class Scheduler:
         return self._reservations.hold(seq, self._now)
 
     def reserve(self, request_id: str) -> list[tuple[int, int]] | None:
-        """(page id, generation) for tokens [held, n - 1); None: not now. Asking again gives the same answer."""
+        """(page id, generation) for tokens [held, n - 1) of the n that are known; None: not now.
+
+        Asking again gives the same answer.
+        """
         seq = self._roster.expect(request_id, State.REMOTE)
         keep_free = len(self._roster.running) + self._wanted_by_waiting(seq)
         return self._reservations.reserve(seq, keep_free=keep_free, now=self._now)

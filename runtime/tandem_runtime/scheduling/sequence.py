@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Tokens
 from enum import Enum
 from typing import Literal, NamedTuple
 
@@ -62,15 +63,17 @@ class Sequence:
         prompt_token_ids: list[int],
         sampling: SamplingParams,
         *,
+        output_token_ids: Tokens[int] = (),
         arrival: float,
         deadline: float | None = None,
         priority: int = 0,
         cache_salt: str = "",
         mode: Mode = "local",
     ) -> None:
+        """`output_token_ids`: sampled before, elsewhere; they count as this sequence's own."""
         self.request_id = request_id
         self.prompt_token_ids = prompt_token_ids
-        self.output_token_ids: list[int] = []
+        self.output_token_ids: list[int] = list(output_token_ids)
         self.sampling = sampling
         self.arrival = arrival
         self.deadline = deadline
