@@ -21,6 +21,7 @@ from tandem_contract.flags import parse
 
 from tandem_operator import presets
 from tandem_operator.cluster.client import ApiError, Client, NoCredentials
+from tandem_operator.cluster.kinds import INFERENCE_SERVICE
 from tandem_operator.cluster.lease import Lease, LeaseLost
 from tandem_operator.health import OperatorMetrics, Pulse, serving
 from tandem_operator.options import OperatorFlags
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 EXIT_LOST_LEASE = 3
 ROUNDS_MISSED = 5
 """Resyncs without a finished reconcile after which the operator is no longer alive."""
+CRD_S = 1.0
+"""Between two looks for the CRD."""
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -102,6 +105,7 @@ async def _lead(
         for key in known:
             queue.add(key)
 
+    await _crd_served(client, pulse)
     async with asyncio.TaskGroup() as tasks:
         helpers = [tasks.create_task(every(flags.resync, resync))]
         helpers += [tasks.create_task(work(queue, reconciler, known, metrics, pulse)) for _ in range(flags.workers)]
@@ -109,6 +113,21 @@ async def _lead(
         await watch(changed, flags.namespace)
         for helper in helpers:
             helper.cancel()
+
+
+async def _crd_served(client: Client, pulse: Pulse) -> None:
+    """Returns once there are InferenceServices to watch: kopf looks for the kind once, and helm installs the CRD and
+    this operator at the same time.
+    """
+    while True:
+        try:
+            if await client.serves(INFERENCE_SERVICE):
+                return
+            log.warning("the cluster does not serve InferenceServices yet: waiting for the CRD")
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.warning("API server: %s: %s", type(error).__name__, error)
+        pulse.beat()
+        await asyncio.sleep(CRD_S)
 
 
 async def work(

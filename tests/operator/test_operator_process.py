@@ -162,6 +162,16 @@ async def test_second_operator_waits_for_the_lease_and_takes_over(rig: Rig) -> N
     assert await second.stop() == 0, second.log
 
 
+async def test_operator_waits_for_the_crd(rig: Rig) -> None:
+    """Symptom: `helm install` brought the CRD a moment later than the operator, which then never saw a service."""
+    rig.cluster.absent.add("inferenceservices")
+    process = await rig.start()
+    await process.says("waiting for the CRD")
+    rig.cluster.absent.discard("inferenceservices")
+    await rig.cluster.put(GOOD)
+    await rig.becomes_ready(process)
+
+
 async def test_unusable_presets_are_named(rig: Rig, tmp_path: Path) -> None:
     presets = tmp_path / "presets.yaml"
     presets.write_text("Mine: {uri: 'hf://a/b'}")

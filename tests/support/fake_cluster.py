@@ -25,6 +25,7 @@ KINDS = {
     "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget"),
     "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy"),
     "horizontalpodautoscalers": ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    "podmonitors": ("monitoring.coreos.com/v1", "PodMonitor"),
     # kopf waits until it has discovered these two.
     "namespaces": ("v1", "Namespace"),
     "customresourcedefinitions": ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
@@ -36,10 +37,14 @@ PLURALS = {kind: plural for plural, (_, kind) in KINDS.items()}
 
 class FakeCluster:
     def __init__(self) -> None:
+        self.absent = {"podmonitors"}
+        """Plurals that this cluster does not serve."""
         self.objects: dict[tuple[str, str, str], Object] = {}
         """By plural, namespace, name."""
         self.writes: Counter[tuple[str, str]] = Counter()
         """By method and plural, as clients sent them; Leases are left out."""
+        self.asked: set[tuple[str, str, str]] = set()
+        """Verb, API group, and resource (or resource/subresource) of all requests, as authorization sees them."""
         self.refuse: dict[tuple[str, str], int] = {}
         """Status with which the next request of that method and plural is answered."""
         self.url = ""
@@ -49,7 +54,7 @@ class FakeCluster:
         self._log: list[tuple[int, str, str, Object]] = []
 
     async def __aenter__(self) -> FakeCluster:
-        app = web.Application()
+        app = web.Application(middlewares=[self._note])
         app.router.add_get("/version", self._json({"major": "1", "minor": "34"}))
         app.router.add_get("/api", self._json({"versions": ["v1"]}))
         app.router.add_get("/apis", self._groups)
@@ -114,6 +119,25 @@ class FakeCluster:
                 await self.put({**workload, "status": status})
 
     # The protocol
+
+    @web.middleware
+    async def _note(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        info = request.match_info
+        if plural := info.get("plural"):
+            _, _, subresource = request.path.partition(f"/{plural}/{info.get('name', '')}/")
+            thing = f"{plural}/{subresource}" if subresource and "name" in info else plural
+            self.asked |= {(verb, info.get("group", ""), thing) for verb in self._verbs(request)}
+        return await handler(request)  # type: ignore[no-any-return]
+
+    def _verbs(self, request: web.Request) -> set[str]:
+        info = request.match_info
+        if request.method == "GET":
+            return {"get"} if "name" in info else {"watch"} if "watch" in request.query else {"list"}
+        if request.content_type == "application/apply-patch+yaml":
+            # An apply that makes the object needs both rights.
+            there = (info["plural"], info["namespace"], info["name"]) in self.objects
+            return {"patch"} if there else {"patch", "create"}
+        return {{"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[request.method]}
 
     async def _object(self, request: web.Request) -> web.StreamResponse:
         info = request.match_info
@@ -230,7 +254,8 @@ class FakeCluster:
         return _status(status, "Refused") if status else None
 
     async def _groups(self, request: web.Request) -> web.Response:
-        versions = sorted({version for version, _ in KINDS.values() if "/" in version})
+        served = {version for plural, (version, _) in KINDS.items() if plural not in self.absent}
+        versions = sorted(version for version in served if "/" in version)
         groups = [
             {"name": v.split("/")[0], "versions": [{"groupVersion": v, "version": v.split("/")[1]}],
              "preferredVersion": {"groupVersion": v, "version": v.split("/")[1]}}
@@ -245,7 +270,7 @@ class FakeCluster:
             {"name": plural, "kind": kind, "singularName": kind.lower(), "namespaced": True,
              "verbs": ["list", "watch", "patch", "get"]}
             for plural, (version, kind) in KINDS.items()
-            if version == here
+            if version == here and plural not in self.absent
         ]  # fmt: skip
         if not found:
             return _status(404, "NotFound")

@@ -1,0 +1,75 @@
+{{- define "tandem.name" -}}
+{{ default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "tandem.fullname" -}}
+{{- $name := include "tandem.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name -}}
+{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- end -}}
+{{- end }}
+
+{{- define "tandem.operator" -}}
+{{ include "tandem.fullname" . }}-operator
+{{- end }}
+
+{{- define "tandem.selector" -}}
+app.kubernetes.io/name: {{ include "tandem.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "tandem.labels" -}}
+{{ include "tandem.selector" . }}
+app.kubernetes.io/part-of: tandem
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "tandem.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ default (include "tandem.operator" .) .Values.serviceAccount.name }}
+{{- else -}}
+{{ required "serviceAccount.name is required with serviceAccount.create=false" .Values.serviceAccount.name }}
+{{- end -}}
+{{- end }}
+
+{{- /* Reference of an image value: (list . .Values.image) */ -}}
+{{- define "tandem.image" -}}
+{{- $image := index . 1 -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ default (index . 0).Chart.AppVersion $image.tag }}
+{{- end -}}
+{{- end }}
+
+{{- define "tandem.clusterName" -}}
+{{ .Release.Namespace }}-{{ include "tandem.operator" . }}
+{{- end }}
+
+{{- /* Binding of the operator's account to a role: dict root, kind, name and, for a Role, namespace. */ -}}
+{{- define "tandem.binding" -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ .kind }}Binding
+metadata:
+  name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels:
+    {{- include "tandem.labels" .root | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ .kind }}
+  name: {{ .name }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ include "tandem.serviceAccount" .root }}
+    namespace: {{ .root.Release.Namespace }}
+{{- end }}

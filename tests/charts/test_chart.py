@@ -1,0 +1,143 @@
+"""The chart as helm renders it: valid for Kubernetes, locked down, and understood by the operator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+from support.chart import CHART, KUBERNETES, Manifest, of_kind, render, run
+from tandem_contract.flags import parse
+from tandem_operator import presets
+from tandem_operator.crdgen.crd import crd
+from tandem_operator.options import OperatorFlags
+
+ROLE = {"tensor": 1, "cpu": "4", "memory": "16Gi"}
+MINE = {"uri": "hf://me/mine", "servedName": "mine", "maxModelLen": 4096, "prefill": ROLE, "decode": ROLE}
+VALUE_SETS = {
+    "defaults": [],
+    "highly available": ["--set=replicas=3"],
+    "two namespaces": ["--set=watchNamespaces={team-a,team-b}", "--set=crds.install=false"],
+    "given account": ["--set=serviceAccount.create=false,serviceAccount.name=mine,rbac.create=false"],
+    "pinned images": [f"--set=image.digest=sha256:{'a' * 64},engineImage.tag=v2,imagePullSecrets={{registry}}"],
+    "own preset": [f"--set-json=presets={json.dumps({'Mine': MINE})}"],
+    "placement": [
+        "--set=nodeSelector.pool=cpu,priorityClassName=system-cluster-critical",
+        '--set-json=tolerations=[{"operator": "Exists"}]',
+    ],
+}
+
+
+def deployment(*argv: str) -> Manifest:
+    (found,) = of_kind(render(*argv), "Deployment")
+    return found
+
+
+def container(*argv: str) -> Manifest:
+    (found,) = deployment(*argv)["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def test_chart_passes_lint() -> None:
+    done = run("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_rendered_manifests_are_valid(name: str) -> None:
+    manifests = render(*VALUE_SETS[name])
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        assert manifest["metadata"].get("namespace") or manifest["kind"] in (
+            "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition",
+        )  # fmt: skip
+    names = [(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in manifests]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_operator_understands_its_arguments(name: str) -> None:
+    command, *args = container(*VALUE_SETS[name])["args"]
+    assert command == "operator"
+    flags = parse(OperatorFlags, args)
+    assert flags.leader_elect
+    assert (flags.lease_namespace, flags.lease_name) == ("tandem-system", "tandem-operator")
+
+
+def test_images_are_values() -> None:
+    pinned = container(f"--set=image.repository=hub:5000/t/op,image.digest=sha256:{'a' * 64},engineImage.tag=v2")
+    assert pinned["image"] == f"hub:5000/t/op@sha256:{'a' * 64}"
+    flags = parse(OperatorFlags, pinned["args"][1:])
+    assert (flags.image, flags.engine_image) == (pinned["image"], "tandem-runtime:v2")
+
+
+def test_operator_pod_is_locked_down() -> None:
+    pod = deployment()["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (only,) = pod["containers"]
+    assert only["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    assert only["resources"]["requests"]
+    assert only["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_disruption_budget_only_with_a_second_pod() -> None:
+    assert not of_kind(render(), "PodDisruptionBudget")
+    (budget,) = of_kind(render("--set=replicas=2"), "PodDisruptionBudget")
+    labels = deployment()["spec"]["template"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_crd_is_upgraded_with_the_chart_and_survives_it() -> None:
+    """Symptom elsewhere: helm never upgrades a chart's crds/ folder; a templated CRD takes all services with it."""
+    (rendered,) = of_kind(render(), "CustomResourceDefinition")
+    assert rendered["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert rendered == crd()
+    assert not of_kind(render("--set=crds.install=false"), "CustomResourceDefinition")
+    assert not (CHART / "crds").exists()
+
+
+def test_presets_reach_the_operator_and_restart_it(tmp_path: Path) -> None:
+    argv = VALUE_SETS["own preset"]
+    (config,) = of_kind(render(*argv), "ConfigMap")
+    file = tmp_path / "presets.yaml"
+    file.write_text(config["data"]["presets.yaml"])
+    assert presets.load(file)["Mine"].max_model_len == 4096
+    mounts = {mount["name"]: mount["mountPath"] for mount in container(*argv)["volumeMounts"]}
+    assert parse(OperatorFlags, container(*argv)["args"][1:]).presets == f"{mounts['config']}/presets.yaml"
+    annotations = [deployment(*one)["spec"]["template"]["metadata"]["annotations"] for one in ([], argv)]
+    assert annotations[0]["checksum/config"] != annotations[1]["checksum/config"]
+
+
+def test_default_values_know_no_cloud() -> None:
+    assert "volc" not in (CHART / "values.yaml").read_text().lower()
+    assert "volc" not in str([m for m in render() if m["kind"] != "CustomResourceDefinition"]).lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("replica=2", "replica"),
+        ("replicas=two", "replicas"),
+        ("image.repository=hub/op:v1", "image/repository"),
+        ("operator.logLevel=loud", "logLevel"),
+        ("presets.Mine.uri=hf://a/b", "presets/Mine"),
+        ("runAsUser=0", "runAsUser"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(value: str, says: str) -> None:
+    done = run("template", "tandem", str(CHART), f"--set={value}")
+    assert done.returncode != 0
+    assert says in done.stderr
+
+
+def test_notes_show_commands_that_exist() -> None:
+    done = run("install", "tandem", str(CHART), "--dry-run=client", "--namespace=tandem-system")
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    assert "rollout status deployment/tandem-operator" in notes
+    assert (CHART.parents[1] / "examples/qwen3-32b.yaml").is_file()
