@@ -19,6 +19,7 @@ from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.executor import Executor
 from tandem_runtime.engine.handoff_decode import DecodeHandoffs
+from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.loop import Engine
@@ -173,20 +174,18 @@ class Pod:
             on_received=lambda report: self.decode.on_received(report),
             on_sent=lambda report: self.prefill.on_sent(report),
         )
-        common = {
-            "scheduler": self.scheduler,
-            "transfers": group,
-            "control": control,
-            "timers": self.timers,
-            "fingerprint": fingerprint,
-            "incarnation": self.incarnation,
-        }
+        parts = HandoffParts(
+            scheduler=self.scheduler,
+            transfers=group,
+            control=control,
+            timers=self.timers,
+            fingerprint=fingerprint,
+            incarnation=self.incarnation,
+        )
         if role == "decode":
-            self.decode = DecodeHandoffs(**common, url=self.url, probe_interval_s=probe_interval_s)
+            self.decode = DecodeHandoffs(parts, url=self.url, probe_interval_s=probe_interval_s)
         else:
-            self.prefill = PrefillHandoffs(
-                **common, name=name, vocab_size=VOCAB_SIZE, lease_s=lease_s, token_horizon=64
-            )
+            self.prefill = PrefillHandoffs(parts, name=name, vocab_size=VOCAB_SIZE, lease_s=lease_s, token_horizon=64)
         self._executor = Executor(self.inbox.put)
         self._executor.lead(self.runner)
         self.engine = Engine(

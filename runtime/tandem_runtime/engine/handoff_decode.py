@@ -7,7 +7,6 @@ Its pages, once reserved, survive a failover: a new attempt opens only after the
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,14 +14,12 @@ from typing import Literal
 
 import msgspec
 from tandem_contract import handoff
-from tandem_contract.handoff import LayoutFingerprint
 
 from tandem_runtime.core.errors import HandoffError
-from tandem_runtime.engine.control import ControlPlane, decode, same_secret
-from tandem_runtime.engine.leases import TimerThread
+from tandem_runtime.engine.control import decode, same_secret
+from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.messages import ControlCall, EngineRequest
-from tandem_runtime.engine.transfers import JobReport, TransferGroup
-from tandem_runtime.scheduling import Scheduler
+from tandem_runtime.engine.transfers import JobReport
 from tandem_runtime.transfer.protocol import ReceiveJob
 
 PROBE_INTERVAL_S = 1.0
@@ -84,28 +81,16 @@ class _Peer:
 class DecodeHandoffs:
     """Used on the engine's thread only."""
 
-    def __init__(
-        self,
-        *,
-        scheduler: Scheduler,
-        transfers: TransferGroup,
-        control: ControlPlane,
-        timers: TimerThread,
-        fingerprint: LayoutFingerprint,
-        incarnation: str,
-        url: str,
-        probe_interval_s: float = PROBE_INTERVAL_S,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._scheduler = scheduler
-        self._transfers = transfers
-        self._control = control
-        self._timers = timers
-        self._fingerprint = fingerprint
-        self._incarnation = incarnation
+    def __init__(self, parts: HandoffParts, *, url: str, probe_interval_s: float = PROBE_INTERVAL_S) -> None:
+        self._scheduler = parts.scheduler
+        self._transfers = parts.transfers
+        self._control = parts.control
+        self._timers = parts.timers
+        self._fingerprint = parts.fingerprint
+        self._incarnation = parts.incarnation
+        self._clock = parts.clock
         self._url = url
         self._probe_interval_s = probe_interval_s
-        self._clock = clock
         self._remotes: dict[str, _Remote] = {}
         self._jobs: dict[str, _Remote] = {}
         self._peers: dict[str, _Peer] = {}

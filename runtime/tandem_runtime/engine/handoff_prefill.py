@@ -7,7 +7,6 @@ report (nothing reads them any more) and D's ack, the lease's end, or a new inca
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,15 +15,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 from tandem_contract import handoff
-from tandem_contract.handoff import LayoutFingerprint
 
 from tandem_runtime.core.errors import HandoffError, RequestError
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.engine.control import ControlPlane, decode, same_secret
-from tandem_runtime.engine.leases import TimerThread
+from tandem_runtime.engine.control import decode, same_secret
+from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.messages import ControlCall
-from tandem_runtime.engine.transfers import JobReport, TransferGroup
-from tandem_runtime.scheduling import Scheduler, Sequence
+from tandem_runtime.engine.transfers import JobReport
+from tandem_runtime.scheduling import Sequence
 from tandem_runtime.transfer.protocol import SendJob
 
 FIRST_RETRY_S = 0.02
@@ -57,32 +55,18 @@ class _Job:
 class PrefillHandoffs:
     """Used on the engine's thread only."""
 
-    def __init__(
-        self,
-        *,
-        scheduler: Scheduler,
-        transfers: TransferGroup,
-        control: ControlPlane,
-        timers: TimerThread,
-        fingerprint: LayoutFingerprint,
-        name: str,
-        incarnation: str,
-        vocab_size: int,
-        lease_s: float,
-        token_horizon: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._scheduler = scheduler
-        self._transfers = transfers
-        self._control = control
-        self._timers = timers
-        self._fingerprint = fingerprint
+    def __init__(self, parts: HandoffParts, *, name: str, vocab_size: int, lease_s: float, token_horizon: int) -> None:
+        self._scheduler = parts.scheduler
+        self._transfers = parts.transfers
+        self._control = parts.control
+        self._timers = parts.timers
+        self._fingerprint = parts.fingerprint
+        self._incarnation = parts.incarnation
+        self._clock = parts.clock
         self._name = name
         self._vocab_size = vocab_size
-        self._incarnation = incarnation
         self._lease_s = lease_s
         self._token_horizon = token_horizon
-        self._clock = clock
         self._jobs: dict[str, _Job] = {}
         self.outcomes: Counter[str] = Counter()
         self.expired = 0

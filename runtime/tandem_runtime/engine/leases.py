@@ -11,12 +11,23 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 Event = Callable[[], None]
 
 
+class Timers(Protocol):
+    def after(self, seconds: float, event: Event) -> int:
+        """Returns an id for `cancel`."""
+        ...
+
+    def cancel(self, timer: int | None) -> None:
+        """The event will not be posted; one already posted is not taken back."""
+        ...
+
+
 class TimerThread:
-    """Calls `post(event)` when an event's time has come; `event` then runs wherever `post` takes it."""
+    """`Timers` that call `post(event)` when an event's time has come; `event` then runs wherever `post` takes it."""
 
     def __init__(self, post: Callable[[Event], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._post = post
@@ -30,7 +41,6 @@ class TimerThread:
         self._thread.start()
 
     def after(self, seconds: float, event: Event) -> int:
-        """Returns an id for `cancel`."""
         with self._changed:
             timer = next(self._ids)
             self._events[timer] = event
@@ -39,7 +49,6 @@ class TimerThread:
         return timer
 
     def cancel(self, timer: int | None) -> None:
-        """The event will not be posted; one already posted is not taken back."""
         with self._changed:
             self._events.pop(timer or 0, None)
 

@@ -11,16 +11,15 @@ import logging
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
-from tandem_contract.handoff import RequestTrace
 
 from tandem_runtime.core.errors import RequestError
 from tandem_runtime.core.plan import StepPlan, StepResult
 from tandem_runtime.engine.control import ControlPlane
-from tandem_runtime.engine.handoff_decode import DecodeHandoffs, HandoffRecord
+from tandem_runtime.engine.handoff_decode import DecodeHandoffs
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
+from tandem_runtime.engine.live import Live
 from tandem_runtime.engine.messages import (
     Abort,
     ControlCall,
@@ -31,15 +30,13 @@ from tandem_runtime.engine.messages import (
     Outputs,
     Shutdown,
 )
+from tandem_runtime.engine.reporting import STATUS_INTERVAL_S, StatusReporter
 from tandem_runtime.engine.transfers import TransferGroup
 from tandem_runtime.scheduling import Scheduler, Sequence, SequenceUpdate
 from tandem_runtime.transfer.protocol import ReceiveReport, SendReport
 
 logger = logging.getLogger(__name__)
 
-STATUS_INTERVAL_S = 0.1
-HEARTBEAT_S = 1.0
-"""A status is sent at least this often: an engine that is silent for longer hangs, or is frozen."""
 STEPS_AHEAD = 2
 """The step that runs and the one planned behind it."""
 
@@ -56,19 +53,6 @@ Event = (
     | Callable[[], None]
 )
 Publish = Callable[[Outputs | EngineStatus | ControlCall | ControlReply], None]
-
-
-@dataclass(slots=True)
-class _Live:
-    request: EngineRequest
-    arrival: float
-    handoff: HandoffRecord = field(default_factory=HandoffRecord)
-    followers: dict[str, tuple[EngineRequest, float]] = field(default_factory=dict)
-    """Requests that wait for this one's first token, with their arrival."""
-    first_token_at: float = 0.0
-    queue_seconds: float = 0.0
-    cached_tokens: int = 0
-    num_tokens: int = 0
 
 
 class Engine:
@@ -101,32 +85,32 @@ class Engine:
         self._routes: dict[str, Callable[[ControlCall], None]] = {}
         for side in (decode_handoffs, prefill_handoffs):
             self._routes |= side.routes if side is not None else {}
-        self._live: dict[str, _Live] = {}
-        self._leaders: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
+        self._leaders: dict[str, Live] = {}
         """The leader of every follower that still waits for it."""
         self._in_flight = 0
         self._step_waited = False
         """Whether the oldest step in flight was planned before the one before it ended; else it waited for work."""
         self._running = True
         self._outputs: list[EngineOutput] = []
-        self._steps = 0
-        self._step_seconds: list[float] = []
-        self._gap_seconds: list[float] = []
-        self._status_at = 0.0
-        self._status_stale = True
+        self._reporter = StatusReporter(scheduler, decode_handoffs, prefill_handoffs)
 
     def run(self) -> None:
         """Returns after `Shutdown`; raises what ended the executor."""
         while self._running:
             # Whatever could be planned has been: only an event, or a deadline, changes that.
-            self._take(self._next_event(block=True))
-            while self._running and (event := self._next_event(block=False)) is not None:
-                self._take(event)
-            self._expire()
-            if self._prefill is not None:
-                self._prefill.announce()
-            self._plan()
-            self._flush()
+            self.turn(self._next_event(block=True))
+
+    def turn(self, event: Event | None) -> None:
+        """Takes `event` and whatever else has happened, then does all that can be done now."""
+        while event is not None and self._running:
+            self._take(event)
+            event = self._next_event(block=False)
+        self._expire()
+        if self._prefill is not None:
+            self._prefill.announce()
+        self._plan()
+        self._flush()
 
     def _next_event(self, *, block: bool) -> Event | None:
         try:
@@ -134,10 +118,8 @@ class Engine:
         except queue.Empty:
             return None
 
-    def _take(self, event: Event | None) -> None:
+    def _take(self, event: Event) -> None:
         match event:
-            case None:
-                return
             case StepResult():
                 self._commit(event)
             case EngineRequest():
@@ -158,7 +140,7 @@ class Engine:
                 raise event
             case _:
                 event()
-        self._status_stale = True
+        self._reporter.changed()
 
     def _plan(self) -> None:
         while self._in_flight < STEPS_AHEAD:
@@ -203,7 +185,7 @@ class Engine:
                 )
             )
             return
-        live = self._live[request.request_id] = _Live(request, now)
+        live = self._live[request.request_id] = Live(request, now)
         if remote:
             assert self._decode is not None
             self._decode.start(request, live.handoff)
@@ -216,7 +198,7 @@ class Engine:
         cached = self._scheduler.match_prefix(known, request.cache_salt)
         return len(known) - 1 - cached > self._local_prefill_max_tokens
 
-    def _release_followers(self, leader: _Live) -> None:
+    def _release_followers(self, leader: Live) -> None:
         followers, leader.followers = leader.followers, {}
         for request_id, (request, arrival) in followers.items():
             del self._leaders[request_id]
@@ -229,7 +211,7 @@ class Engine:
             self._scheduler.abort(request_id)
             self._drop(live)
 
-    def _drop(self, live: _Live) -> None:
+    def _drop(self, live: Live) -> None:
         """The scheduler has ended a request early."""
         if self._decode is not None:
             self._decode.drop(live.request.request_id)
@@ -240,17 +222,16 @@ class Engine:
             if live := self._live.pop(request_id, None):
                 self._drop(live)
                 self._outputs.append(
-                    EngineOutput(request_id=request_id, finish_reason="deadline", trace=self._trace(live))
+                    EngineOutput(
+                        request_id=request_id, finish_reason="deadline", trace=live.trace(self._name, self._clock())
+                    )
                 )
             elif self._prefill is not None:
                 self._prefill.drop(request_id)
 
     def _commit(self, result: StepResult) -> None:
         self._in_flight -= 1
-        self._steps += 1
-        self._step_seconds.append(result.seconds)
-        if self._step_waited:
-            self._gap_seconds.append(result.gap_seconds)
+        self._reporter.stepped(result, waited=self._step_waited)
         self._step_waited = self._in_flight > 0
         for update in self._scheduler.commit(result, self._clock()):
             if live := self._live.get(update.request_id):
@@ -262,7 +243,7 @@ class Engine:
         if self._prefill is not None:
             self._prefill.on_progress(update.request_id, update.computed_tokens)
 
-    def _report(self, live: _Live, update: SequenceUpdate) -> None:
+    def _report(self, live: Live, update: SequenceUpdate) -> None:
         live.cached_tokens = update.cached_tokens
         if not update.new_token_ids and update.finish_reason is None and update.prompt_logprobs is None:
             return
@@ -281,28 +262,11 @@ class Engine:
                 finish_reason=update.finish_reason,
                 stop_token_id=update.stop_token_id,
                 cached_tokens=live.cached_tokens,
-                trace=self._trace(live) if finished else None,
+                trace=live.trace(self._name, self._clock()) if finished else None,
             )
         )
         if finished:
             del self._live[update.request_id]
-
-    def _trace(self, live: _Live) -> RequestTrace:
-        now = self._clock()
-        first = live.first_token_at or now
-        return RequestTrace(
-            decode_pod=self._name,
-            prefill_pod=live.handoff.prefill_pod,
-            prompt_tokens=len(live.request.prompt_token_ids),
-            resumed_tokens=len(live.request.output_token_ids),
-            cached_tokens=live.cached_tokens,
-            handoff_pages=live.handoff.pages,
-            handoff_bytes=live.handoff.bytes,
-            handoff_seconds=live.handoff.seconds,
-            queue_seconds=live.queue_seconds,
-            ttft_seconds=first - live.arrival,
-            tpot_seconds=(now - first) / (live.num_tokens - 1) if live.num_tokens > 1 else 0.0,
-        )
 
     def _on_control(self, call: ControlCall) -> None:
         assert self._control is not None
@@ -319,49 +283,5 @@ class Engine:
         if self._outputs:
             self._publish(Outputs(self._outputs))
             self._outputs = []
-        now = self._clock()
-        idle = self._in_flight == 0
-        silence = now - self._status_at
-        if silence >= HEARTBEAT_S or (self._status_stale and (idle or silence >= STATUS_INTERVAL_S)):
-            self._status_at = now
-            self._status_stale = False
-            self._publish(self._status())
-
-    def _status(self) -> EngineStatus:
-        counters = self._scheduler.counters
-        step_seconds, self._step_seconds = self._step_seconds, []
-        gap_seconds, self._gap_seconds = self._gap_seconds, []
-        status = EngineStatus(
-            running=counters.running,
-            waiting=counters.waiting,
-            waiting_tokens=counters.waiting_tokens,
-            kv_pages_total=counters.pages_total,
-            kv_pages_used=counters.pages_used,
-            kv_pages_quarantined=counters.pages_quarantined,
-            prefix_query_tokens=counters.prefix_query_tokens,
-            prefix_hit_tokens=counters.prefix_hit_tokens,
-            preemptions=counters.preemptions,
-            step_seconds=step_seconds,
-            gap_seconds=gap_seconds,
-            prompt_tokens=counters.prompt_tokens,
-            generation_tokens=counters.generation_tokens,
-            steps=self._steps,
-        )
-        handoffs: dict[str, int] = {}
-        moved_bytes: dict[str, int] = {}
-        moved_pages: dict[str, int] = {}
-        if self._decode is not None:
-            handoffs |= self._decode.outcomes
-            moved_bytes["received"], moved_pages["received"] = self._decode.bytes, self._decode.pages
-        if self._prefill is not None:
-            handoffs |= self._prefill.outcomes
-            moved_bytes["sent"], moved_pages["sent"] = self._prefill.bytes, self._prefill.pages
-        return msgspec.structs.replace(
-            status,
-            handoffs_open=sum(side.open_jobs for side in (self._decode, self._prefill) if side is not None),
-            leases_expired=self._prefill.expired if self._prefill else 0,
-            handoff_fallbacks=dict(self._decode.fallbacks) if self._decode else {},
-            handoffs=handoffs,
-            handoff_bytes=moved_bytes,
-            handoff_pages=moved_pages,
-        )
+        if status := self._reporter.due(self._clock(), idle=self._in_flight == 0):
+            self._publish(status)

@@ -23,6 +23,7 @@ from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.executor import Executor, Runner
 from tandem_runtime.engine.handoff_decode import DecodeHandoffs
+from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.loop import Engine, Event
@@ -120,25 +121,20 @@ def _serve(
             on_received=lambda report: decode_handoffs.on_received(report) if decode_handoffs else None,
             on_sent=lambda report: prefill_handoffs.on_sent(report) if prefill_handoffs else None,
         )
+        parts = HandoffParts(
+            scheduler=scheduler,
+            transfers=transfers,
+            control=control,
+            timers=timers,
+            fingerprint=layout_fingerprint,
+            incarnation=incarnation,
+        )
         if flags.role == "decode":
-            decode_handoffs = DecodeHandoffs(
-                scheduler=scheduler,
-                transfers=transfers,
-                control=control,
-                timers=timers,
-                fingerprint=layout_fingerprint,
-                incarnation=incarnation,
-                url=advertised_url(flags),
-            )
+            decode_handoffs = DecodeHandoffs(parts, url=advertised_url(flags))
         else:
             prefill_handoffs = PrefillHandoffs(
-                scheduler=scheduler,
-                transfers=transfers,
-                control=control,
-                timers=timers,
-                fingerprint=layout_fingerprint,
+                parts,
                 name=name,
-                incarnation=incarnation,
                 vocab_size=config.model.vocab_size,
                 lease_s=flags.handoff_lease_seconds,
                 token_horizon=2 * config.max_num_batched_tokens,

@@ -46,7 +46,7 @@ CONTROL_TIMEOUT_S = 5.0
 EXIT_GRACE_S = 5.0
 LAST_WORDS_MS = 20
 SILENCE_S = 5.0
-"""Five heartbeats of the engine (`loop.HEARTBEAT_S`)."""
+"""Five heartbeats of the engine (`reporting.HEARTBEAT_S`)."""
 
 PostControl = Callable[[ControlCall], Awaitable[tuple[int, bytes]]]
 OnProgress = Callable[[Progress], None]
