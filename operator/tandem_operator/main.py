@@ -19,7 +19,7 @@ import aiohttp
 from tandem_contract import env
 from tandem_contract.flags import parse
 
-from tandem_operator import presets
+from tandem_operator import platform, presets
 from tandem_operator.cluster.client import ApiError, Client, NoCredentials
 from tandem_operator.cluster.kinds import INFERENCE_SERVICE
 from tandem_operator.cluster.lease import Lease, LeaseLost
@@ -51,10 +51,11 @@ def run(argv: list[str]) -> int:
             engine_image=flags.engine_image,
             small_image=flags.image,
             presets=presets.load(Path(flags.presets) if flags.presets else None),
+            platform=platform.load(Path(flags.platform)) if flags.platform else platform.Platform(),
             cluster_domain=flags.cluster_domain,
         )
         return asyncio.run(_run(flags, installation))
-    except (OSError, NoCredentials, presets.PresetError) as error:
+    except (OSError, NoCredentials, presets.PresetError, platform.PlatformError) as error:
         print(f"tandem operator: {error}", file=sys.stderr)
         return 1
 

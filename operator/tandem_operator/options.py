@@ -17,6 +17,9 @@ class OperatorFlags:
     image: str = flag(help="default image of gateway and fetch")
     namespace: tuple[str, ...] = flag((), help="namespaces to look after; default: all")
     presets: str | None = flag(None, help="YAML file of presets added to the built-in ones", metavar="FILE")
+    platform: str | None = flag(
+        None, help="YAML file of what this cluster calls RDMA, load balancers, monitors", metavar="FILE"
+    )
     cluster_domain: str = flag("cluster.local", help="DNS domain of the cluster, for status.url")
     leader_elect: bool = flag(True, help="only the holder of the lease writes")
     lease_namespace: str = flag("default", help="namespace of the lease")

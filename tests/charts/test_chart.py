@@ -9,9 +9,10 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 from support.chart import CHART, KUBERNETES, Manifest, of_kind, render, run
 from tandem_contract.flags import parse
-from tandem_operator import presets
+from tandem_operator import platform, presets
 from tandem_operator.crdgen.crd import crd
 from tandem_operator.options import OperatorFlags
+from tandem_operator.platform import Platform
 
 ROLE = {"tensor": 1, "cpu": "4", "memory": "16Gi"}
 MINE = {"uri": "hf://me/mine", "servedName": "mine", "maxModelLen": 4096, "prefill": ROLE, "decode": ROLE}
@@ -22,6 +23,7 @@ VALUE_SETS = {
     "given account": ["--set=serviceAccount.create=false,serviceAccount.name=mine,rbac.create=false"],
     "pinned images": [f"--set=image.digest=sha256:{'a' * 64},engineImage.tag=v2,imagePullSecrets={{registry}}"],
     "own preset": [f"--set-json=presets={json.dumps({'Mine': MINE})}"],
+    "Volcengine": [f"--values={CHART}/values-volcengine.yaml"],
     "placement": [
         "--set=nodeSelector.pool=cpu,priorityClassName=system-cluster-critical",
         '--set-json=tolerations=[{"operator": "Exists"}]',
@@ -113,8 +115,25 @@ def test_presets_reach_the_operator_and_restart_it(tmp_path: Path) -> None:
     assert annotations[0]["checksum/config"] != annotations[1]["checksum/config"]
 
 
+def test_platform_reaches_the_operator(tmp_path: Path) -> None:
+    file = tmp_path / "platform.yaml"
+
+    def given(*argv: str) -> Platform:
+        (config,) = of_kind(render(*argv), "ConfigMap")
+        file.write_text(config["data"]["platform.yaml"])
+        return platform.load(file)
+
+    assert given() == Platform()
+    volcengine = given(*VALUE_SETS["Volcengine"])
+    assert volcengine.rdma is not None
+    assert volcengine.rdma.resource_name == "vke.volcengine.com/rdma"
+    assert volcengine.monitor_labels == {"volcengine.vmp": "true"}
+    assert (volcengine.network, volcengine.load_balancer.load_balancer_class) == ("VPC", "volcengine.com/clb")
+
+
 def test_default_values_know_no_cloud() -> None:
-    assert "volc" not in (CHART / "values.yaml").read_text().lower()
+    values = (CHART / "values.yaml").read_text().replace("values-volcengine.yaml", "")
+    assert "volc" not in values.lower()
     assert "volc" not in str([m for m in render() if m["kind"] != "CustomResourceDefinition"]).lower()
 
 
@@ -127,6 +146,8 @@ def test_default_values_know_no_cloud() -> None:
         ("operator.logLevel=loud", "logLevel"),
         ("presets.Mine.uri=hf://a/b", "presets/Mine"),
         ("runAsUser=0", "runAsUser"),
+        ("platform.rdma.gidIndex=3", "resourceName"),
+        ("platform.zone=b", "zone"),
     ],
 )
 def test_wrong_values_are_refused_by_name(value: str, says: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
-from support.bad_specs import CLB, GOOD_SPECS
+from support.bad_specs import CLB, GOOD_SPECS, uri
 from support.infsvc import INSTALLATION, child, engine_sets, observed, plan, pods_of, service
 from tandem_contract.fetch_flags import FetchFlags
 from tandem_contract.flags import GatewayFlags, ServeFlags, parse
 from tandem_operator.api.service import MAX_NAME, InvalidSpec
 from tandem_operator.plan.context import Manifest
+from tandem_operator.plan.model import plan_model
+from tandem_operator.platform import LoadBalancer, Platform, RdmaDevices
 
 KUBERNETES = "1.34"
 
@@ -93,11 +96,51 @@ def test_rdma_sets_all_that_belongs_to_it_and_only_there() -> None:
     (prefill,), (decode,) = engine_sets(made, "prefill"), engine_sets(made, "decode")
     template = prefill["spec"]["template"]
     engine = containers(template)[-1]
-    assert engine["resources"]["limits"]["vke.volcengine.com/rdma"] == "2"
+    assert engine["resources"]["limits"]["example.com/rdma"] == "2"
     assert engine["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
-    assert template["metadata"]["annotations"]["k8s.volcengine.com/pod-networks"].count("rdma") == 2
+    assert {"name": "NCCL_IB_GID_INDEX", "value": "3"} in engine["env"]
+    assert template["metadata"]["annotations"]["example.com/networks"] == '[{"name": "fast"}, {"name": "fast"}]'
     assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in template["spec"]["volumes"]
-    assert "volcengine" not in str(decode)
+    for trace in ("example.com", "IPC_LOCK", "NCCL_IB_GID_INDEX"):
+        assert trace not in str(decode)
+
+
+def test_platform_fills_what_services_leave_open() -> None:
+    usual = LoadBalancer(load_balancer_class="cloud/lb", annotations={"subnet": "usual", "spec": "small"})
+    cloud = Platform(region="cn-beijing", network="VPC", load_balancer=usual, monitor_labels={"scrape": "yes"})
+    there = dataclasses.replace(INSTALLATION, platform=cloud)
+
+    def gateway(settings: dict[str, Any], *seen: Manifest) -> Manifest:
+        changes = [("gateway.service", settings), ("model.region", None)]
+        made = plan(service(*changes), observed(seen, pod_monitors=True), there)
+        assert child(made.children, "PodMonitor", "chat")["metadata"]["labels"]["scrape"] == "yes"
+        return child(made.children, "Service", "chat-gateway")
+
+    private = gateway({})
+    assert "annotations" not in private["metadata"]
+    open_ = gateway({"type": "LoadBalancer", "annotations": {"subnet": "mine"}})
+    assert open_["spec"]["loadBalancerClass"] == "cloud/lb"
+    assert open_["metadata"]["annotations"] == {"subnet": "mine", "spec": "small"}
+    # Its class cannot change once it is there: an installation that learns of one must not break old services.
+    old = copy.deepcopy(open_)
+    del old["spec"]["loadBalancerClass"]
+    assert "loadBalancerClass" not in gateway({"type": "LoadBalancer"}, old)["spec"]
+    own = gateway({"type": "LoadBalancer", "loadBalancerClass": "other/lb"})
+    assert own["spec"]["loadBalancerClass"] == "other/lb"
+    assert "annotations" not in own["metadata"]
+
+    tos, s3 = service(("model.region", None)), service(body=uri("s3://bucket/model", ("model.region", None)))
+    fetches = [plan_model(one.spec.model, one.spec.decode, there).fetch for one in (tos, s3)]
+    assert [(fetch.region, fetch.internal) for fetch in fetches] == [("cn-beijing", True), (None, False)]
+
+
+def test_another_platform_leaves_running_pods_alone() -> None:
+    before = plan(service(("prefill.rdma", 1)))
+    moved = dataclasses.replace(
+        INSTALLATION, platform=Platform(network="VPC", rdma=RdmaDevices(resource_name="other/rdma"))
+    )
+    after = plan(service(("prefill.rdma", 1)), observed(before.children), moved)
+    assert pod_templates(after.children) == pod_templates(before.children)
 
 
 def test_load_balancer_settings_reach_the_service() -> None:
@@ -130,6 +173,7 @@ def test_environment_is_expanded_in_mounted_paths() -> None:
     ("change", "says"),
     [
         (("model.preset", "Qwen9"), r"spec\.model\.preset: Qwen9 is unknown; one of Qwen2\.5"),
+        (("decode.rdma", 1), r"spec\.decode\.rdma: this installation knows no RDMA devices"),
         (("model.region", None), r"spec\.model\.region is required with preset Qwen3-32B"),
         (("engine.extraArgs", ["--max-num-seqs=many"]), r"extraArgs.*--max-num-seqs.*invalid int"),
         (
@@ -141,7 +185,7 @@ def test_environment_is_expanded_in_mounted_paths() -> None:
 )
 def test_what_only_the_operator_can_check_is_named(change: tuple[str, Any], says: str) -> None:
     with pytest.raises(InvalidSpec, match=says):
-        plan(service(change))
+        plan(service(change), None, dataclasses.replace(INSTALLATION, platform=Platform()))
 
 
 def test_only_what_shapes_pods_changes_the_revision() -> None:

@@ -172,9 +172,13 @@ async def test_operator_waits_for_the_crd(rig: Rig) -> None:
     await rig.becomes_ready(process)
 
 
-async def test_unusable_presets_are_named(rig: Rig, tmp_path: Path) -> None:
-    presets = tmp_path / "presets.yaml"
-    presets.write_text("Mine: {uri: 'hf://a/b'}")
-    process = await rig.start(f"--presets={presets}")
+@pytest.mark.parametrize(
+    ("flag", "text", "field"), [("presets", "Mine: {uri: 'hf://a/b'}", "servedName"), ("platform", "rdma: {}", "rdma")]
+)
+async def test_unusable_settings_are_named(rig: Rig, tmp_path: Path, flag: str, text: str, field: str) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(text)
+    process = await rig.start(f"--{flag}={settings}")
     assert await process.ends() == 1
-    assert "presets.yaml" in process.log[0]
+    assert "settings.yaml" in process.log[0]
+    assert any(field in line for line in process.log)

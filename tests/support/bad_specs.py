@@ -119,7 +119,7 @@ BAD = [
     bad("rollout strategy", "spec.decode.rollout.strategy", ("decode.rollout.strategy", "OnDelete")),
     bad("too many RDMA devices", "spec.prefill.rdma", ("prefill.rdma", 17)),
     bad("RDMA as a resource", "ask for RDMA devices with rdma",
-        (f"{T}.resources.limits", {"vke.volcengine.com/rdma": 4})),
+        (f"{T}.resources.limits", {"example.com/rdma": 4})),
     bad("RDMA on the CPU", "set prefill.rdma and decode.rdma to 0", ("engine.accelerator", "none"), ("decode.rdma", 1)),
     bad("fp8 on the CPU", "engine.accelerator none has no fp8",
         ("engine.accelerator", "none"), ("engine.quantization", "fp8")),

@@ -11,9 +11,15 @@ from tandem_operator.api.service import parse_spec
 from tandem_operator.plan.children import Plan, plan_children
 from tandem_operator.plan.context import Installation, Manifest, Service
 from tandem_operator.plan.observed import Observed
+from tandem_operator.platform import Platform, RdmaDevices
 from tandem_operator.presets import load
 
-INSTALLATION = Installation(engine_image="tandem-runtime:1", small_image="tandem:1", presets=load())
+RDMA = RdmaDevices(
+    resource_name="example.com/rdma", network_annotation="example.com/networks", network={"name": "fast"}, gid_index=3
+)
+INSTALLATION = Installation(
+    engine_image="tandem-runtime:1", small_image="tandem:1", presets=load(), platform=Platform(rdma=RDMA)
+)
 KEY = "k" * 32
 NOW = 1_800_000_000.0
 

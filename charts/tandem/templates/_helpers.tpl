@@ -49,6 +49,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
+{{- /* Files of the operator's ConfigMap */ -}}
+{{- define "tandem.config" -}}
+presets.yaml: |
+  {{- toYaml .Values.presets | nindent 2 }}
+platform.yaml: |
+  {{- $platform := dict }}
+  {{- range $key, $value := .Values.platform }}
+  {{- if $value }}
+  {{- $_ := set $platform $key $value }}
+  {{- end }}
+  {{- end }}
+  {{- toYaml $platform | nindent 2 }}
+{{- end }}
+
 {{- define "tandem.clusterName" -}}
 {{ .Release.Namespace }}-{{ include "tandem.operator" . }}
 {{- end }}

@@ -46,7 +46,9 @@ class Storage(ApiModel):
     )
     anonymous: bool = Field(False, description="Sign nothing: for public buckets.")
     endpoint: Text | None = Field(None, description="S3 or hub endpoint instead of the region's own.")
-    network: Literal["Public", "VPC"] = Field("Public", description="tos://: the region's public or in-VPC endpoint.")
+    network: Literal["Public", "VPC"] | None = Field(
+        None, description="tos://: the region's public or in-VPC endpoint; default: the installation's, else Public."
+    )
     addressing: Literal["auto", "virtual", "path"] = Field("auto", description="Bucket in the host name or path.")
     cache: Cache = section(Cache, "Where downloaded models are kept.")
 
@@ -60,7 +62,7 @@ class Storage(ApiModel):
             "storage.endpoint must be a URL without path or password, such as https://tos-s3-cn-beijing.volces.com",
         ),
         Rule(
-            "!(has(self.endpoint) && self.network == 'VPC')",
+            "!(has(self.endpoint) && has(self.network) && self.network == 'VPC')",
             "storage.network VPC chooses the endpoint by region: remove storage.endpoint or storage.network",
         ),
     )
@@ -76,7 +78,9 @@ class ModelSpec(ApiModel):
         "(a mounted vePFS); $NAME is replaced by the role's template.env.",
     )
     region: Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")] | None = Field(
-        None, description="Region of the bucket, such as cn-beijing; fills a preset's bucket and endpoint."
+        None,
+        description="Region of the bucket, such as cn-beijing; fills a preset's bucket and endpoint, where it defaults "
+        "to the installation's.",
     )
     revision: Text | None = Field(None, description="hf://: branch, tag or commit.")
     served_name: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*$")] | None = Field(
@@ -117,7 +121,8 @@ class ModelSpec(ApiModel):
             "model.revision is for hf:// uris only: remove it",
         ),
         Rule(
-            "!has(self.uri) || self.storage.network == 'Public' || self.uri.startsWith('tos://')",
+            "!has(self.uri) || !has(self.storage.network) || self.storage.network == 'Public' || "
+            "self.uri.startsWith('tos://')",
             "model.storage.network VPC is for tos:// uris only: remove it",
         ),
         Rule(

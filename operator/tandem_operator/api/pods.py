@@ -176,7 +176,7 @@ class PodTemplate(ApiModel):
             "template.labels: serving.tandem.dev/ and app.kubernetes.io/ belong to the operator; remove them",
         ),
         Rule(
-            "!has(self.resources.limits) || !('vke.volcengine.com/rdma' in self.resources.limits)",
+            "!has(self.resources.limits) || !self.resources.limits.exists(name, name.contains('rdma'))",
             "template.resources.limits: ask for RDMA devices with rdma, which sets all that belongs to it",
         ),
     )

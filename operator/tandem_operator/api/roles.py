@@ -87,7 +87,8 @@ class RoleSpec(ApiModel):
     scaling: Scaling | None = Field(None, description="Let a HorizontalPodAutoscaler choose the number.")
     parallelism: Parallelism = section(Parallelism, "How one pod spreads the model.")
     rdma: Annotated[int, Field(ge=0, le=16)] = Field(
-        0, description="RDMA devices of a pod on Volcengine: resource, network annotation, IPC_LOCK, shared memory."
+        0,
+        description="RDMA devices of a pod: resource and network annotation of the installation, and IPC_LOCK.",
     )
     rollout: Rollout = section(Rollout, "How pods are replaced when the service changes.")
     template: EngineTemplate = section(EngineTemplate, "Pod fields.")

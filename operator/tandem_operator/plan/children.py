@@ -43,8 +43,8 @@ def plan_children(
     counts = plan_rollout(target, goals, [s.view for s in sets])
 
     ring = next_ring(read_ring(observed.get("Secret", names.ticket_key(service.name)), now), fresh=fresh_key, now=now)
-    deployed = observed.get("Deployment", names.gateway(service.name))
-    children = [secret(service, ring), *guards(service, pod_monitors=observed.pod_monitors)]
+    deployed, exposed = (observed.get(kind, names.gateway(service.name)) for kind in ("Deployment", "Service"))
+    children = [secret(service, ring), *guards(service, installation, pod_monitors=observed.pod_monitors)]
     known = {(s.view.role, s.view.revision): s for s in sets}
     for (role, set_revision), count in counts.items():
         there = known.get((role, set_revision))
@@ -68,7 +68,7 @@ def plan_children(
     if not rolling and not service.spec.suspend:
         scalers = (autoscaler(service, role, names.engine_set(service.name, role, target)) for role in ENGINE_ROLES)
         children += [scaler for scaler in scalers if scaler is not None]
-    children += gateway_children(service, installation, deployed)
+    children += gateway_children(service, installation, deployed, exposed)
     return Plan(
         revision=target,
         model=models["decode"],

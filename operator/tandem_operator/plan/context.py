@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tandem_operator.api.service import InferenceServiceSpec
+from tandem_operator.platform import Platform
 from tandem_operator.presets import Preset
 
 EngineRole = Literal["prefill", "decode"]
@@ -23,6 +24,7 @@ class Installation:
     small_image: str
     """Image of gateway and fetch."""
     presets: Mapping[str, Preset]
+    platform: Platform = field(default_factory=Platform)
     cluster_domain: str = "cluster.local"
 
 

@@ -25,11 +25,7 @@ from tandem_operator.plan.pods import (
     serving,
 )
 from tandem_operator.plan.ticket_keys import FILE
-
-RDMA_RESOURCE = "vke.volcengine.com/rdma"
-RDMA_NETWORKS = "k8s.volcengine.com/pod-networks"
-RDMA_GID_INDEX = "3"
-"""RoCE v2 over IPv4 on the usual driver; template.env NCCL_IB_GID_INDEX overrides it."""
+from tandem_operator.platform import RdmaDevices
 
 
 def engine_set(
@@ -82,8 +78,9 @@ def engine_template(
     preset = find_preset(service.spec.model, installation.presets)
     needs = getattr(preset, role) if preset else None
     devices = {} if service.spec.engine.accelerator == "none" else {"nvidia.com/gpu": str(flags.tensor_parallel_size)}
-    if spec.rdma:
-        devices[RDMA_RESOURCE] = str(spec.rdma)
+    rdma = _rdma(role, spec, installation)
+    if rdma:
+        devices[rdma.resource_name] = str(spec.rdma)
     mount = {"name": "model", "mountPath": MODELS} | ({"subPath": model.sub_path} if model.sub_path else {})
     engine = container(
         "engine",
@@ -93,7 +90,7 @@ def engine_template(
         env_=[
             ("HOME", "/tmp"),
             ("TRITON_CACHE_DIR", "/tmp/triton"),
-            *([("NCCL_IB_GID_INDEX", RDMA_GID_INDEX)] if spec.rdma else []),
+            *([("NCCL_IB_GID_INDEX", str(rdma.gid_index))] if rdma and rdma.gid_index is not None else []),
         ],
         mounts=[
             mount | {"readOnly": True},
@@ -108,7 +105,8 @@ def engine_template(
         **serving(template.startup_timeout_seconds),
     )
     engine["ports"].append({"name": "handoff", "containerPort": ports.HANDOFF})
-    if spec.rdma:
+    if rdma:
+        # Memory that devices read and write must not be swapped.
         engine["securityContext"] = LOCKED_DOWN | {"capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]}}
     volumes = [
         {"name": "model", **model.volume},
@@ -116,7 +114,8 @@ def engine_template(
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         *([{"name": "credentials", "secret": {"secretName": model.credentials}}] if model.credentials else []),
     ]
-    networks = {RDMA_NETWORKS: json.dumps([{"cniConf": {"name": "rdma"}}] * spec.rdma)} if spec.rdma else {}
+    attached = rdma.network_annotation if rdma else None
+    networks = {attached: json.dumps([rdma.network] * spec.rdma)} if rdma and attached else {}
     return pod_template(
         service,
         role,
@@ -129,6 +128,15 @@ def engine_template(
         service_account=names.engine_account(service.name),
         token=False,
     )
+
+
+def _rdma(role: EngineRole, spec: RoleSpec, installation: Installation) -> RdmaDevices | None:
+    if spec.rdma and installation.platform.rdma is None:
+        raise InvalidSpec(
+            f"spec.{role}.rdma: this installation knows no RDMA devices: set rdma to 0, or platform.rdma in the "
+            "values of the operator's chart"
+        )
+    return installation.platform.rdma if spec.rdma else None
 
 
 def serve_flags(service: Service, role: EngineRole, model: ModelPlan, installation: Installation) -> ServeFlags:

@@ -19,7 +19,10 @@ STARTUP_S = 3600
 """A gateway is ready once a decode pod is; until then it waits for the model like everyone else."""
 
 
-def gateway_children(service: Service, installation: Installation, deployed: Manifest | None) -> list[Manifest]:
+def gateway_children(
+    service: Service, installation: Installation, deployed: Manifest | None, exposed: Manifest | None
+) -> list[Manifest]:
+    """`deployed` and `exposed`: the gateway's Deployment and Service as they are now."""
     name = names.gateway(service.name)
     return [
         names.child(service, "v1", "ServiceAccount", name, ROLE, automountServiceAccountToken=False),
@@ -40,18 +43,26 @@ def gateway_children(service: Service, installation: Installation, deployed: Man
             roleRef={"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
             subjects=[{"kind": "ServiceAccount", "name": name, "namespace": service.namespace}],
         ),
-        _service(service),
+        _service(service, installation, exposed),
         _deployment(service, installation, deployed),
     ]
 
 
-def _service(service: Service) -> Manifest:
+def _service(service: Service, installation: Installation, exposed: Manifest | None) -> Manifest:
     wanted = service.spec.gateway.service
+    annotations, balancer_class = dict(wanted.annotations), wanted.load_balancer_class
+    if wanted.type == "LoadBalancer" and balancer_class is None:
+        usual = installation.platform.load_balancer
+        annotations = usual.annotations | annotations
+        current = (exposed or {}).get("spec", {})
+        # A load balancer keeps the class it was made with: the API server refuses another.
+        made = current.get("type") == "LoadBalancer"
+        balancer_class = current.get("loadBalancerClass") if made else usual.load_balancer_class
     open_ports = [{"name": "http", "port": ports.API, "targetPort": "http"}]
     if wanted.expose_metrics:
         open_ports.append({"name": "metrics", "port": ports.METRICS, "targetPort": "metrics"})
     optional = {
-        "loadBalancerClass": wanted.load_balancer_class,
+        "loadBalancerClass": balancer_class,
         "loadBalancerSourceRanges": wanted.load_balancer_source_ranges or None,
         "externalTrafficPolicy": wanted.external_traffic_policy,
     }
@@ -68,8 +79,8 @@ def _service(service: Service) -> Manifest:
             **{key: value for key, value in optional.items() if value is not None},
         },
     )
-    if wanted.annotations:
-        manifest["metadata"]["annotations"] = dict(wanted.annotations)
+    if annotations:
+        manifest["metadata"]["annotations"] = annotations
     return manifest
 
 

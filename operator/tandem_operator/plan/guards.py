@@ -7,13 +7,13 @@ from tandem_contract import labels, ports
 from tandem_operator.api.roles import RoleSpec, ScalingTarget
 from tandem_operator.api.service import InvalidSpec
 from tandem_operator.plan import names
-from tandem_operator.plan.context import ENGINE_ROLES, EngineRole, Manifest, Service
+from tandem_operator.plan.context import ENGINE_ROLES, EngineRole, Installation, Manifest, Service
 
 MAX_RANKS = 8
 """Largest tensor parallelism; so many KV data ports."""
 
 
-def guards(service: Service, *, pod_monitors: bool) -> list[Manifest]:
+def guards(service: Service, installation: Installation, *, pod_monitors: bool) -> list[Manifest]:
     children = [
         names.child(
             service,
@@ -29,7 +29,7 @@ def guards(service: Service, *, pod_monitors: bool) -> list[Manifest]:
         children += [_headless(service, role), _disruption_budget(service, role, names.role(service.name, role))]
     children.append(_disruption_budget(service, "gateway", names.gateway(service.name)))
     if pod_monitors and service.spec.monitoring.pod_monitor:
-        children.append(_pod_monitor(service))
+        children.append(_pod_monitor(service, installation))
     return children
 
 
@@ -133,7 +133,7 @@ def _network_policy(service: Service) -> Manifest:
     )
 
 
-def _pod_monitor(service: Service) -> Manifest:
+def _pod_monitor(service: Service, installation: Installation) -> Manifest:
     manifest = names.child(
         service,
         "monitoring.coreos.com/v1",
@@ -146,5 +146,6 @@ def _pod_monitor(service: Service) -> Manifest:
             "podTargetLabels": [labels.SERVICE, labels.ROLE, labels.REVISION],
         },
     )
-    manifest["metadata"]["labels"] = dict(service.spec.monitoring.labels) | manifest["metadata"]["labels"]
+    given = installation.platform.monitor_labels | dict(service.spec.monitoring.labels)
+    manifest["metadata"]["labels"] = given | manifest["metadata"]["labels"]
     return manifest

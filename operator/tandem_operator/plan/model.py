@@ -54,7 +54,8 @@ def find_preset(model: ModelSpec, presets: Mapping[str, Preset]) -> Preset | Non
 def plan_model(model: ModelSpec, role: RoleSpec, installation: Installation) -> ModelPlan:
     """Raises `InvalidSpec`."""
     preset = find_preset(model, installation.presets)
-    uri = _filled(model.uri or "" if preset is None else preset.uri, model)
+    region = model.region or (installation.platform.region if preset else None)
+    uri = _filled(model.uri or "" if preset is None else preset.uri, model, region)
     uri = _expanded(uri, {entry.name: entry.value for entry in role.template.env if entry.value is not None})
     scheme, _, rest = uri.partition("://")
     served = model.served_name or (preset.served_name if preset else uri.rstrip("/").rpartition("/")[2])
@@ -66,13 +67,14 @@ def plan_model(model: ModelSpec, role: RoleSpec, installation: Installation) -> 
         "HostPath": {"hostPath": {"path": cache.path, "type": "DirectoryOrCreate"}},
         "PVC": {"persistentVolumeClaim": {"claimName": cache.claim_name}},
     }
+    network = model.storage.network or installation.platform.network
     folder = f"{MODELS}/{_slug(uri, model.revision)}"
     fetch = FetchFlags(
         uri=uri,
         destination=folder,
-        region=model.region,
+        region=region,
         endpoint=model.storage.endpoint,
-        internal=model.storage.network == "VPC",
+        internal=scheme == "tos" and not model.storage.endpoint and network == "VPC",
         addressing=model.storage.addressing,
         credentials_dir=CREDENTIALS if secret else None,
         anonymous=model.storage.anonymous,
@@ -117,14 +119,14 @@ def _mounted(scheme: str, rest: str, uri: str, served: str) -> ModelPlan:
     )
 
 
-def _filled(uri: str, model: ModelSpec) -> str:
+def _filled(uri: str, model: ModelSpec, region: str | None) -> str:
     if "{region}" not in uri:
         return uri
-    if model.region is None:
+    if region is None:
         raise InvalidSpec(
             f"spec.model.region is required with preset {model.preset}: name the bucket's region, such as cn-beijing"
         )
-    return uri.replace("{region}", model.region)
+    return uri.replace("{region}", region)
 
 
 def _expanded(uri: str, env: Mapping[str, str]) -> str:
