@@ -58,6 +58,16 @@ async def test_stream_with_usage(server: Server, client: openai.AsyncOpenAI) -> 
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+async def test_stream_with_continuous_usage(server: Server, client: openai.AsyncOpenAI) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = await chunks_of(client, stream_options=options)
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    total = len(server.engine.reply(server.engine.requests[0]))
+    assert len(counts) == len(chunks)
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-2:]) == (1, [total, total])
+
+
 def test_sync_client(server_in_thread: Server) -> None:
     with openai.OpenAI(base_url=f"{server_in_thread.url}/v1", api_key="none", max_retries=0) as client:
         answer = client.chat.completions.create(model="tiny", messages=QUESTION)

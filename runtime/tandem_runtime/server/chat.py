@@ -9,8 +9,9 @@ from aiohttp import web
 from msgspec import UNSET
 from tandem_contract import headers
 
+from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored
-from tandem_runtime.server.exchange import Collected, Exchange, Trace
+from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
 from tandem_runtime.server.intake import read_json, wants_trace
 from tandem_runtime.server.keys import POD, REQUEST_ID
@@ -30,6 +31,7 @@ from tandem_runtime.server.protocol.answers import (
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.chat import ChatRequest
 from tandem_runtime.server.protocol.convert import check_choices, to_engine_requests
+from tandem_runtime.server.sse import DONE, error_event, event
 from tandem_runtime.text.detokenize import TokenBytes
 from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
 
@@ -67,12 +69,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             format=ChatFormat(
                 id=f"chatcmpl-{request[REQUEST_ID]}",
                 model=body.model,
-                usage_in_chunks=body.include_usage,
                 token_bytes=model.tokenizer.token_bytes if body.logprobs else None,
             ),
             stream=bool(body.stream),
-            include_usage=body.include_usage,
             wants_trace=wants_trace(request),
+            usage_in_chunks=body.usage_in_chunks,
         )
         return await exchange.answer(request)
 
@@ -90,27 +91,28 @@ def _choice(index: int, model: LoadedModel, prompt: str, body: ChatRequest) -> C
 class ChatFormat:
     """Implements `exchange.AnswerFormat`."""
 
-    def __init__(self, *, id: str, model: str, usage_in_chunks: bool, token_bytes: TokenBytes | None) -> None:
+    def __init__(self, *, id: str, model: str, token_bytes: TokenBytes | None) -> None:
         """`token_bytes`: only when logprobs were asked for."""
         self._id = id
         self._model = model
         self._created = int(time.time())
-        self._no_usage = None if usage_in_chunks else UNSET
         self._token_bytes = token_bytes
 
-    def opening(self, choice: Choice) -> ChatCompletionChunk:
-        return self._chunk(ChatChunkChoice(index=choice.index, delta=ChatDelta(role="assistant", content="")))
+    def opening(self, choice: Choice, usage: ChunkUsage) -> bytes:
+        delta = ChatDelta(role="assistant", content="")
+        return event(self._chunk([ChatChunkChoice(index=choice.index, delta=delta)], usage))
 
-    def chunk(self, choice: Choice, delta: Delta, trace: Trace) -> ChatCompletionChunk:
+    def chunk(self, choice: Choice, delta: Delta, usage: ChunkUsage, trace: Trace) -> bytes:
         text = ChatDelta(content=delta.content or UNSET, reasoning_content=delta.reasoning or UNSET)
         logprobs = self._logprobs(delta.scored) if delta.scored else None
         piece = ChatChunkChoice(index=choice.index, delta=text, logprobs=logprobs, finish_reason=delta.finish)
-        return self._chunk(piece, trace)
+        return event(self._chunk([piece], usage, trace))
 
-    def usage_chunk(self, usage: Usage, trace: Trace) -> ChatCompletionChunk:
-        return ChatCompletionChunk(
-            id=self._id, created=self._created, model=self._model, choices=[], usage=usage, tandem=trace
-        )
+    def ending(self, usage: Usage | None, trace: Trace) -> bytes:
+        return DONE if usage is None else event(self._chunk([], usage, trace)) + DONE
+
+    def failure(self, error: RequestError) -> bytes:
+        return error_event(error)
 
     def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> ChatCompletion:
         return ChatCompletion(
@@ -122,14 +124,9 @@ class ChatFormat:
             tandem=trace,
         )
 
-    def _chunk(self, piece: ChatChunkChoice, trace: Trace = UNSET) -> ChatCompletionChunk:
+    def _chunk(self, pieces: list[ChatChunkChoice], usage: ChunkUsage, trace: Trace = UNSET) -> ChatCompletionChunk:
         return ChatCompletionChunk(
-            id=self._id,
-            created=self._created,
-            model=self._model,
-            choices=[piece],
-            usage=self._no_usage,
-            tandem=trace,
+            id=self._id, created=self._created, model=self._model, choices=pieces, usage=usage, tandem=trace
         )
 
     def _whole(self, one: Collected) -> ChatChoice:

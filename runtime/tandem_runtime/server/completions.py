@@ -10,8 +10,9 @@ from aiohttp import web
 from msgspec import UNSET
 from tandem_contract import headers
 
+from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored
-from tandem_runtime.server.exchange import Collected, Exchange, Trace
+from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
 from tandem_runtime.server.intake import read_json, wants_trace
 from tandem_runtime.server.keys import POD, REQUEST_ID
@@ -22,6 +23,7 @@ from tandem_runtime.server.protocol.answers import Completion, CompletionChoice,
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.completions import CompletionRequest
 from tandem_runtime.server.protocol.convert import check_choices, check_token_ids, to_engine_requests
+from tandem_runtime.server.sse import DONE, error_event, event
 from tandem_runtime.text.detokenize import TokenBytes
 
 DEFAULT_MAX_TOKENS = 16
@@ -72,13 +74,12 @@ async def completions(request: web.Request) -> web.StreamResponse:
             format=CompletionFormat(
                 id=f"cmpl-{request[REQUEST_ID]}",
                 model=body.model,
-                usage_in_chunks=body.include_usage,
                 echoed=[prompt for prompt in prompts for _ in range(body.choices)] if body.echo else None,
                 token_bytes=model.tokenizer.token_bytes if body.logprobs is not None else None,
             ),
             stream=bool(body.stream),
-            include_usage=body.include_usage,
             wants_trace=wants_trace(request),
+            usage_in_chunks=body.usage_in_chunks,
         )
         return await exchange.answer(request)
 
@@ -108,7 +109,6 @@ class CompletionFormat:
         *,
         id: str,
         model: str,
-        usage_in_chunks: bool,
         echoed: Sequence[Prompt] | None,
         token_bytes: TokenBytes | None,
     ) -> None:
@@ -116,51 +116,41 @@ class CompletionFormat:
         self._id = id
         self._model = model
         self._created = int(time.time())
-        self._no_usage = None if usage_in_chunks else UNSET
         self._echoed = echoed
         self._token_bytes = token_bytes
 
-    def opening(self, choice: Choice) -> Completion | None:
+    def opening(self, choice: Choice, usage: ChunkUsage) -> bytes:
         if self._echoed is None:
-            return None
+            return b""
         piece = CompletionChoice(
             index=choice.index,
             text=self._echo(choice),
             logprobs=self._prompt_logprobs(choice),
             finish_reason=None,
         )
-        return self._answer([piece])
+        return event(self._answer([piece], usage))
 
-    def chunk(self, choice: Choice, delta: Delta, trace: Trace) -> Completion:
+    def chunk(self, choice: Choice, delta: Delta, usage: ChunkUsage, trace: Trace) -> bytes:
         piece = CompletionChoice(
             index=choice.index,
             text=delta.content,
             logprobs=self._logprobs(choice, delta.scored),
             finish_reason=delta.finish,
         )
-        return self._answer([piece], trace)
+        return event(self._answer([piece], usage, trace))
 
-    def usage_chunk(self, usage: Usage, trace: Trace) -> Completion:
-        return Completion(id=self._id, created=self._created, model=self._model, choices=[], usage=usage, tandem=trace)
+    def ending(self, usage: Usage | None, trace: Trace) -> bytes:
+        return DONE if usage is None else event(self._answer([], usage, trace)) + DONE
+
+    def failure(self, error: RequestError) -> bytes:
+        return error_event(error)
 
     def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> Completion:
-        return Completion(
-            id=self._id,
-            created=self._created,
-            model=self._model,
-            choices=[self._whole(one) for one in collected],
-            usage=usage,
-            tandem=trace,
-        )
+        return self._answer([self._whole(one) for one in collected], usage, trace)
 
-    def _answer(self, choices: list[CompletionChoice], trace: Trace = UNSET) -> Completion:
+    def _answer(self, choices: list[CompletionChoice], usage: ChunkUsage, trace: Trace = UNSET) -> Completion:
         return Completion(
-            id=self._id,
-            created=self._created,
-            model=self._model,
-            choices=choices,
-            usage=self._no_usage,
-            tandem=trace,
+            id=self._id, created=self._created, model=self._model, choices=choices, usage=usage, tandem=trace
         )
 
     def _whole(self, one: Collected) -> CompletionChoice:

@@ -16,10 +16,11 @@ from tandem_contract.handoff import RequestTrace
 
 from tandem_runtime.core.errors import DeadlineExceededError, RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored
-from tandem_runtime.server.errors import InternalError, encode_error
+from tandem_runtime.server.errors import InternalError
 from tandem_runtime.server.generation import ChoiceRequest, Generation, News
 from tandem_runtime.server.pod import Pod
 from tandem_runtime.server.protocol.answers import Usage, usage
+from tandem_runtime.server.protocol.common import UsageInChunks
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ hangs, the server does so this much later."""
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 Trace = RequestTrace | UnsetType
+ChunkUsage = Usage | UnsetType | None
+"""What chunks say of usage: nothing, null where the last chunk will say it, or the counts so far."""
 
 
 @dataclass(slots=True)
@@ -48,15 +51,21 @@ class Collected:
 
 
 class AnswerFormat(Protocol):
-    """How one of the APIs spells its answers."""
+    """How one of the APIs spells its answers. What goes into a stream are whole server-sent events, if any."""
 
-    def opening(self, choice: Choice) -> msgspec.Struct | None:
-        """A chunk to be sent before the first one of `choice`."""
+    def opening(self, choice: Choice, usage: ChunkUsage) -> bytes:
+        """Before the first chunk of `choice`."""
         ...
 
-    def chunk(self, choice: Choice, delta: Delta, trace: Trace) -> msgspec.Struct: ...
+    def chunk(self, choice: Choice, delta: Delta, usage: ChunkUsage, trace: Trace) -> bytes: ...
 
-    def usage_chunk(self, usage: Usage, trace: Trace) -> msgspec.Struct: ...
+    def ending(self, usage: Usage | None, trace: Trace) -> bytes:
+        """After the last chunk of the last choice; `usage` where the stream is to tell it."""
+        ...
+
+    def failure(self, error: RequestError) -> bytes:
+        """The end of a stream that cannot go on."""
+        ...
 
     def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> msgspec.Struct: ...
 
@@ -69,8 +78,8 @@ class Exchange:
     """The choices of each prompt."""
     format: AnswerFormat
     stream: bool
-    include_usage: bool
     wants_trace: bool
+    usage_in_chunks: UsageInChunks = "none"
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Raises `RequestError` as long as nothing was sent."""
@@ -103,7 +112,7 @@ class Exchange:
         except (Exception, asyncio.CancelledError) as error:
             if not response.prepared:
                 raise
-            await response.write(b"data: " + encode_error(self._last_words(error)) + b"\n\n")
+            await response.write(self.format.failure(self._last_words(error)))
         return response
 
     def _time_limit(self) -> asyncio.Timeout:
@@ -125,14 +134,23 @@ class Exchange:
                 await response.prepare(request)
             if choice.index not in opened:
                 opened.add(choice.index)
-                if (opening := self.format.opening(choice)) is not None:
-                    await response.write(_event(opening))
+                await response.write(self.format.opening(choice, self._usage_so_far()))
             unfinished -= delta.finish is not None
-            trace = UNSET if unfinished or self.include_usage else self._trace()
-            await response.write(_event(self.format.chunk(choice, delta, trace)))
-        if self.include_usage:
-            await response.write(_event(self.format.usage_chunk(self._usage(), self._trace())))
-        await response.write(b"data: [DONE]\n\n")
+            # Said once, in the last event that can say it.
+            trace = UNSET if unfinished or self.usage_in_chunks != "none" else self._trace()
+            await response.write(self.format.chunk(choice, delta, self._usage_so_far(), trace))
+        await response.write(
+            self.format.ending(None if self.usage_in_chunks == "none" else self._usage(), self._trace())
+        )
+
+    def _usage_so_far(self) -> ChunkUsage:
+        match self.usage_in_chunks:
+            case "none":
+                return UNSET
+            case "last":
+                return None
+            case "all":
+                return self._usage()
 
     def _choices(self) -> list[Choice]:
         return [item.choice for prompt in self.prompts for item in prompt]
@@ -154,7 +172,3 @@ class Exchange:
 
 def _too_slow() -> DeadlineExceededError:
     return DeadlineExceededError("the request took longer than the server allows")
-
-
-def _event(chunk: msgspec.Struct) -> bytes:
-    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"

@@ -16,12 +16,20 @@ _INT64_MAX = 2**63 - 1
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
+UsageInChunks = Literal["none", "last", "all"]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class StreamOptions(RequestModel):
     include_usage: bool = False
+    continuous_usage_stats: bool = Field(False, description="With `include_usage`: in every chunk.")
     include_obfuscation: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StreamOptions:
+        if self.continuous_usage_stats and not self.include_usage:
+            raise ValueError("'continuous_usage_stats' needs 'include_usage': true")
+        return self
 
 
 class GenerationRequest(RequestModel):
@@ -74,5 +82,7 @@ class GenerationRequest(RequestModel):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def usage_in_chunks(self) -> UsageInChunks:
+        if self.stream_options is None or not self.stream_options.include_usage:
+            return "none"
+        return "all" if self.stream_options.continuous_usage_stats else "last"
