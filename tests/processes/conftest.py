@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.serving import Fleet
+from processes.faults import TINY_STEPS
+from support.serving import EnginePod, Fleet
 from support.tiny_models import build_tiny_model
 
 
@@ -23,3 +24,20 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fleet(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with Fleet(tiny_model, tmp_path_factory.mktemp("fleet")) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def reference(fleet: Fleet) -> EnginePod:
+    """One process doing both: says what the right text is."""
+    pod = fleet.pod("both")
+    pod.wait_ready()
+    return pod
+
+
+@pytest.fixture(scope="module")
+def pair(fleet: Fleet) -> tuple[EnginePod, EnginePod]:
+    prefill = fleet.pod("prefill", handoff_lease_seconds=3.0, **TINY_STEPS)
+    decode = fleet.pod("decode", **TINY_STEPS)
+    prefill.wait_ready()
+    decode.wait_ready()
+    return prefill, decode

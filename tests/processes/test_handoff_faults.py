@@ -6,86 +6,17 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
-import msgspec
 import pytest
 from processes.asking import ask, ask_status, completion_body, random_prompt
-from support.fault_proxy import FaultProxy
-from support.serving import EnginePod, Fleet, free_port
-from tandem_contract import handoff, headers
+from processes.faults import LONG, TINY_STEPS, assert_right, holding, proxied_decode, ticketed, until
+from support.serving import EnginePod, Fleet
+from tandem_contract import headers
 from tandem_contract import metrics as names
-from tandem_contract.ticket import sign_message
 
 pytestmark = pytest.mark.processes
-
-PROXY_HOST = "127.0.0.2"
-"""Where a decode pod behind a fault proxy is reached; the pod itself listens on 127.0.0.1."""
-LONG = 7500
-"""Tokens whose pages (5.8 MB) no socket buffers hold: a held transfer is not over yet."""
-TINY_STEPS = {"max_num_batched_tokens": 64, "max_num_seqs": 8}
-"""Prompts take many chunks, so that there is a middle to fail in."""
-
-
-@pytest.fixture(scope="module")
-def reference(fleet: Fleet) -> EnginePod:
-    """One process doing both: says what the right text is."""
-    pod = fleet.pod("both")
-    pod.wait_ready()
-    return pod
-
-
-@pytest.fixture(scope="module")
-def pair(fleet: Fleet) -> tuple[EnginePod, EnginePod]:
-    prefill = fleet.pod("prefill", handoff_lease_seconds=3.0, **TINY_STEPS)
-    decode = fleet.pod("decode", **TINY_STEPS)
-    prefill.wait_ready()
-    decode.wait_ready()
-    return prefill, decode
-
-
-def ticketed(fleet: Fleet, prefill: EnginePod, request_id: str, **options: Any) -> dict[str, str]:
-    return {headers.REQUEST_ID: request_id, headers.TICKET: fleet.ticket(prefill, request_id, **options)}
-
-
-async def assert_right(answer: dict[str, Any], reference: EnginePod, body: dict[str, Any]) -> None:
-    right = await ask(reference.url, body)
-    assert answer["choices"][0]["text"] == right["choices"][0]["text"]
-    assert answer["usage"]["completion_tokens"] == right["usage"]["completion_tokens"]
-
-
-class ProxiedDecode:
-    """A decode pod whose control and KV data ports peers reach only through fault proxies."""
-
-    def __init__(self, fleet: Fleet, **faults: Any) -> None:
-        control, data = free_port(), free_port()
-        self.pod: EnginePod = fleet.pod(
-            "decode", handoff_port=control, kv_data_port=data, advertise_host=PROXY_HOST, **TINY_STEPS
-        )
-        self.data = FaultProxy((PROXY_HOST, data), ("127.0.0.1", data), **faults)
-        self._control = FaultProxy((PROXY_HOST, control), ("127.0.0.1", control))
-        self.pod.wait_ready()
-
-    def close(self) -> None:
-        self.data.close()
-        self._control.close()
-        self.pod.kill()
-
-
-@contextmanager
-def proxied_decode(fleet: Fleet, **faults: Any) -> Iterator[ProxiedDecode]:
-    made = ProxiedDecode(fleet, **faults)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-async def holding(proxy: FaultProxy) -> None:
-    assert await asyncio.to_thread(proxy.holding.wait, 30), "nothing was transferred"
 
 
 async def test_kill_of_prefill_mid_transfer(fleet: Fleet, reference: EnginePod) -> None:
@@ -231,89 +162,6 @@ async def disconnect_at(
         asking.cancel()
 
 
-async def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, "the stage was never reached"
-
-
-async def test_forged_expired_and_replayed_tickets(fleet: Fleet, pair: tuple[EnginePod, EnginePod]) -> None:
-    prefill, decode = pair
-    body = completion_body(random_prompt(random.Random(6), 100))
-    for sent, word in (
-        (ticketed(fleet, prefill, "forged", key=b"another-key-of-enough-bytes"), "signature"),
-        (ticketed(fleet, prefill, "expired", ttl_s=-1.0), "expired"),
-        ({headers.TICKET: "nonsense"}, "ticket"),
-    ):
-        status, answer = await ask_status(decode.url, body, sent)
-        assert status == 401
-        assert word in answer["error"]["message"]
-    sent = ticketed(fleet, prefill, "replayed")
-    assert (await ask_status(decode.url, body, sent))[0] == 200
-    status, answer = await ask_status(decode.url, body, sent)
-    assert status == 401
-    assert "already used" in answer["error"]["message"]
-    decode.wait_idle()
-
-
-def prefill_job(
-    fleet: Fleet, prefill: EnginePod, ticket: str, request_id: str, **fingerprint: Any
-) -> handoff.PrefillJob:
-    """A job for tokens of the tiny llama, with fields of its fingerprint replaced."""
-    values: dict[str, Any] = {
-        "model": "0" * 32,
-        "kv_dtype": "float32",
-        "num_layers": 3,
-        "num_kv_heads": 2,
-        "head_dim": 16,
-        "page_size": 16,
-        "rope": "",
-        "tensor_parallel": 1,
-    }
-    return handoff.PrefillJob(
-        job_id=request_id,
-        request_id=request_id,
-        ticket=ticket,
-        token_ids=[1, 2, 3],
-        held_tokens=0,
-        fingerprint=handoff.LayoutFingerprint(**(values | fingerprint)),
-        decode_url="http://127.0.0.1:1",
-        decode_incarnation="none",
-    )
-
-
-async def post_job(fleet: Fleet, prefill: EnginePod, job: handoff.PrefillJob) -> tuple[int, dict[str, Any]]:
-    """Signed as another pod of the service would sign it."""
-    body = msgspec.json.encode(job)
-    return await post_control(prefill, handoff.PREFILL_PATH, body, sign_message(handoff.PREFILL_PATH, body, fleet.key))
-
-
-async def post_control(pod: EnginePod, path: str, body: bytes, signature: str) -> tuple[int, dict[str, Any]]:
-    async with (
-        aiohttp.ClientSession(headers={headers.SIGNATURE: signature}) as session,
-        session.post(pod.control_url + path, data=body) as response,
-    ):
-        return response.status, await response.json()
-
-
-async def test_only_pods_of_the_service_are_listened_to(fleet: Fleet, pair: tuple[EnginePod, EnginePod]) -> None:
-    """Symptom: whoever reached the control port could void every job of a decode pod with one probe."""
-    body = msgspec.json.encode(handoff.AliveProbe(decode_url="http://127.0.0.1:1", decode_incarnation="x", job_ids=[]))
-    prefill, _ = pair
-    right = sign_message(handoff.ALIVE_PATH, body, fleet.key)
-    assert (await post_control(prefill, handoff.ALIVE_PATH, body, right))[0] == 200
-    for signature in (
-        "",
-        "1.x",
-        sign_message(handoff.ALIVE_PATH, body, b"another-key-of-enough-bytes"),
-        sign_message(handoff.ACK_PATH, body, fleet.key),
-        sign_message(handoff.ALIVE_PATH, body + b" ", fleet.key),
-        sign_message(handoff.ALIVE_PATH, body, fleet.key, now=time.time() - 1000),
-    ):
-        for pod in pair:
-            assert (await post_control(pod, handoff.ALIVE_PATH, body, signature))[0] == 401
-
-
 async def test_a_prefill_pod_that_drains_finishes_its_transfers(fleet: Fleet, reference: EnginePod) -> None:
     """Symptom: every rolling update of prefill pods cut off the handoffs under way."""
     prefill = fleet.pod("prefill", **TINY_STEPS)
@@ -329,44 +177,6 @@ async def test_a_prefill_pod_that_drains_finishes_its_transfers(fleet: Fleet, re
         await assert_right(await asking, reference, body)
         assert decode.pod.metric(names.HANDOFFS, side="received", outcome="ok") == 1
         assert await stopping == 0
-
-
-async def test_prefill_pods_take_no_job_without_a_good_ticket(fleet: Fleet, pair: tuple[EnginePod, EnginePod]) -> None:
-    prefill, _ = pair
-    for ticket in (
-        "",
-        "v1.x.y",
-        fleet.ticket(prefill, "j", key=b"another-key-of-enough-bytes"),
-        fleet.ticket(prefill, "other"),
-    ):
-        status, answer = await post_job(fleet, prefill, prefill_job(fleet, prefill, ticket, "j"))
-        assert (status, "ticket" in answer["error"]) == (401, True)
-    # Replayed straight at the prefill pod, past the decode pod's own ledger.
-    ticket = fleet.ticket(prefill, "twice")
-    assert (await post_job(fleet, prefill, prefill_job(fleet, prefill, ticket, "twice")))[0] == 409
-    assert (await post_job(fleet, prefill, prefill_job(fleet, prefill, ticket, "twice")))[0] == 401
-    prefill.wait_idle()
-
-
-@pytest.mark.parametrize("field", ["kv_dtype", "num_layers", "num_kv_heads", "head_dim", "page_size"])
-async def test_a_layout_mismatch_names_the_field(fleet: Fleet, pair: tuple[EnginePod, EnginePod], field: str) -> None:
-    prefill, _ = pair
-    model = await own_model_digest(fleet, prefill)
-    wrong = "float16" if field == "kv_dtype" else 5
-    job = prefill_job(fleet, prefill, fleet.ticket(prefill, field), field, model=model, **{field: wrong})
-    status, answer = await post_job(fleet, prefill, job)
-    assert status == 409
-    assert answer["field"] == field
-    assert answer["decode"] == str(wrong)
-
-
-async def own_model_digest(fleet: Fleet, prefill: EnginePod) -> str:
-    """The prefill pod's own, from its refusal of another one."""
-    request_id = f"digest-{time.monotonic_ns()}"
-    job = prefill_job(fleet, prefill, fleet.ticket(prefill, request_id), request_id)
-    status, answer = await post_job(fleet, prefill, job)
-    assert (status, answer["field"]) == (409, "model")
-    return str(answer["prefill"])
 
 
 async def test_cross_wired_models_fall_back(

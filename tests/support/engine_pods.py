@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import itertools
 import queue
+import random
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from support.token_model import VOCAB_SIZE, TokenModelRunner
@@ -283,3 +286,30 @@ class Pod:
                 self.status = message
             case _:
                 wire.send(self, message)
+
+
+@contextmanager
+def pods(*specs: tuple[str, str, dict]) -> Iterator[list[Pod]]:
+    """(role, name, options) of each."""
+    wire = Wire()
+    made = [Pod(wire, role, name, **options) for role, name, options in specs]
+    for pod in made:
+        pod.wire = wire
+    try:
+        yield made
+    finally:
+        for pod in made:
+            pod.close()
+
+
+def prompt(rng: random.Random, length: int) -> list[int]:
+    return [rng.randrange(VOCAB_SIZE) for _ in range(length)]
+
+
+def eventually(value):
+    """The first true result."""
+    deadline = time.monotonic() + 10
+    while not (found := value()):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.005)
+    return found
