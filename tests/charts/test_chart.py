@@ -41,6 +41,11 @@ def container(*argv: str) -> Manifest:
     return found
 
 
+def operator_config(*argv: str) -> Manifest:
+    (found,) = (made for made in of_kind(render(*argv), "ConfigMap") if made["metadata"]["name"] == "tandem-operator")
+    return found
+
+
 def test_chart_passes_lint() -> None:
     done = run("lint", "--strict", str(CHART))
     assert done.returncode == 0, done.stdout
@@ -105,7 +110,7 @@ def test_crd_is_upgraded_with_the_chart_and_survives_it() -> None:
 
 def test_presets_reach_the_operator_and_restart_it(tmp_path: Path) -> None:
     argv = VALUE_SETS["own preset"]
-    (config,) = of_kind(render(*argv), "ConfigMap")
+    config = operator_config(*argv)
     file = tmp_path / "presets.yaml"
     file.write_text(config["data"]["presets.yaml"])
     assert presets.load(file)["Mine"].max_model_len == 4096
@@ -119,8 +124,7 @@ def test_platform_reaches_the_operator(tmp_path: Path) -> None:
     file = tmp_path / "platform.yaml"
 
     def given(*argv: str) -> Platform:
-        (config,) = of_kind(render(*argv), "ConfigMap")
-        file.write_text(config["data"]["platform.yaml"])
+        file.write_text(operator_config(*argv)["data"]["platform.yaml"])
         return platform.load(file)
 
     assert given() == Platform()

@@ -87,3 +87,11 @@ subjects:
     name: {{ include "tandem.serviceAccount" .root }}
     namespace: {{ .root.Release.Namespace }}
 {{- end }}
+
+{{- /* Not empty where a monitoring kind is wanted: (list . "auto" "PodMonitor"); auto: where the cluster has it. */ -}}
+{{- define "tandem.wanted" -}}
+{{- $api := printf "monitoring.coreos.com/v1/%s" (index . 2) -}}
+{{- if or (eq (toString (index . 1)) "true") (and (eq (toString (index . 1)) "auto") ((index . 0).Capabilities.APIVersions.Has $api)) -}}
+wanted
+{{- end -}}
+{{- end }}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tandem_contract import ports
 from tandem_contract.fetch_flags import FetchFlags
 from tandem_contract.flags import FlagError
 
@@ -79,6 +80,8 @@ def plan_model(model: ModelSpec, role: RoleSpec, installation: Installation) -> 
         credentials_dir=CREDENTIALS if secret else None,
         anonymous=model.storage.anonymous,
         revision=model.revision,
+        # Where the engine listens later: one scrape target shows the download, then the engine.
+        metrics_port=ports.METRICS,
         termination_log=TERMINATION_LOG,
     )
     try:
