@@ -26,8 +26,8 @@ log = logging.getLogger("tandem_gateway.access")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-GENERATE_ROUTES = ("/v1/chat/completions", "/v1/completions")
-TEXT_ROUTES = ("/tokenize", "/detokenize")
+GENERATE_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+TEXT_ROUTES = ("/v1/embeddings", "/tokenize", "/detokenize")
 PROBES = ("/livez", "/readyz")
 NO_KEY_ROUTES = (*PROBES, "/openapi.json")
 BODY_TIMEOUT_S = 60.0

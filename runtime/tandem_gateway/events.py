@@ -34,13 +34,20 @@ class EventRelay:
     def end(self) -> tuple[bytes, bool]:
         """The rest to send on at the end of the stream, and whether the stream was complete.
 
-        A stream is complete when it closed with `[DONE]` or with the pod's own error event.
+        A stream is complete when it closed with `[DONE]`, with the pod's own error event, or with the event that
+        carries the whole of a response (/v1/responses).
         """
         if self._held and _closes(self._held):
             return self._held, True
         return b"", not self._held and _closes(self._last)
 
 
+_LAST_EVENTS = (
+    *(b'data: {"error"', b'data:{"error"'),
+    *(b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n"),
+)
+
+
 def _closes(data: bytes) -> bool:
     event = data.rstrip().rpartition(END)[2].lstrip()
-    return event in (b"data: [DONE]", b"data:[DONE]") or event.startswith((b'data: {"error"', b'data:{"error"'))
+    return event in (b"data: [DONE]", b"data:[DONE]") or event.startswith(_LAST_EVENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,12 +45,15 @@ def parse(route: str, body: bytes) -> Prompt:
 
 def _canonical(fields: dict[str, Any]) -> bytes:
     """A longer conversation continues the bytes of its beginning, whatever the JSON's spacing or key order."""
-    messages = fields.get("messages")
-    if isinstance(messages, list):
-        parts = [orjson.dumps(fields["tools"], option=_CANONICAL)] if fields.get("tools") else []
+    items = fields.get("messages", fields.get("input"))
+    if isinstance(items, str):  # the first turn of /v1/responses; later ones send it as an item
+        items = [{"role": "user", "content": items[:_MAX_BYTES]}]
+    if isinstance(items, list):
+        beginning = [fields[name] for name in ("tools", "instructions") if fields.get(name)]
+        parts: list[bytes] = []
         size = 0
-        for message in messages:
-            parts.append(orjson.dumps(message, option=_CANONICAL))
+        for item in itertools.chain(beginning, items):
+            parts.append(orjson.dumps(item, option=_CANONICAL))
             size += len(parts[-1])
             if size > _MAX_BYTES:
                 break

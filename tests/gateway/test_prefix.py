@@ -55,6 +55,16 @@ def test_spacing_and_key_order_do_not_matter_but_tools_and_model_do() -> None:
     assert shared(base, chat(SYSTEM, tools=[{"type": "function"}])) == 0
 
 
+def test_a_response_continues_its_own_beginning() -> None:
+    def response(input: object, **fields: object) -> Prompt:
+        return parse("/v1/responses", json.dumps({"model": "m", "input": input, **fields}).encode())
+
+    question = {"role": "user", "content": "q" * 4 * BLOCK_BYTES}
+    first = response(question["content"])
+    assert shared(first, response([question, {"type": "message", "role": "assistant", "content": "a"}])) >= 4
+    assert shared(first, response(question["content"], instructions="Be brief.")) == 0
+
+
 @pytest.mark.parametrize("prompt", ["x" * 1000, ["x" * 1000], list(range(1000)), [list(range(1000))]])
 def test_every_kind_of_completion_prompt_has_blocks(prompt: object) -> None:
     parsed = parse("/v1/completions", json.dumps({"model": "m", "prompt": prompt}).encode())

@@ -8,9 +8,11 @@ from tandem_contract.status import STATUS_PATH
 from tandem_runtime.server import info
 from tandem_runtime.server.chat import chat_completions
 from tandem_runtime.server.completions import completions
+from tandem_runtime.server.embeddings import embeddings
 from tandem_runtime.server.keys import POD
 from tandem_runtime.server.middleware import add_request_id, frame
 from tandem_runtime.server.pod import Pod
+from tandem_runtime.server.responses import create_response
 from tandem_runtime.server.tokens import detokenize, tokenize
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -20,6 +22,8 @@ def build_app(pod: Pod) -> web.Application:
     app = _base(pod)
     app.router.add_post("/v1/chat/completions", chat_completions)
     app.router.add_post("/v1/completions", completions)
+    app.router.add_post("/v1/responses", create_response)
+    app.router.add_post("/v1/embeddings", embeddings)
     app.router.add_get("/v1/models", info.list_models)
     app.router.add_get("/v1/models/{model:.+}", info.get_model)
     app.router.add_post("/tokenize", tokenize)

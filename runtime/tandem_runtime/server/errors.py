@@ -14,6 +14,10 @@ class UnauthorizedError(RequestError):
     type = "authentication_error"
 
 
+class NoEmbeddingsError(RequestError):
+    code = "embeddings_not_supported"
+
+
 class NotFoundError(RequestError):
     status = 404
     code = "not_found"

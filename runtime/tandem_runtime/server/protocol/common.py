@@ -1,4 +1,4 @@
-"""What chat completions and completions have in common."""
+"""What the requests that generate text have in common."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class StreamOptions(RequestModel):
         return self
 
 
-class GenerationRequest(RequestModel):
+class SampledRequest(RequestModel):
+    """What every request that generates text has."""
+
     model: str
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -67,6 +67,21 @@ class GenerationRequest(RequestModel):
     store: Literal[False] | None = not_supported("answers are not stored")
     service_tier: Literal["auto", "default"] | None = not_supported("there is one tier")
 
+    @property
+    def choices(self) -> int:
+        return 1
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+class GenerationRequest(SampledRequest):
+    """What chat completions and completions have in common."""
+
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream_options: StreamOptions | None = None
+
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
@@ -76,10 +91,6 @@ class GenerationRequest(RequestModel):
     @property
     def choices(self) -> int:
         return self.n or 1
-
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
     def usage_in_chunks(self) -> UsageInChunks:

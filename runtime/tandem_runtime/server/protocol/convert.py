@@ -8,19 +8,20 @@ from tandem_runtime.core.errors import PromptTooLongError, RequestError
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import EngineRequest, SignedTicket
-from tandem_runtime.server.protocol.common import GenerationRequest
+from tandem_runtime.server.protocol.common import SampledRequest
 
 GREEDY_BELOW = 1e-5
 """A temperature; logits divided by less may overflow float32, and only the most likely token is left anyway."""
 
 
 def to_engine_requests(
-    request: GenerationRequest,
+    request: SampledRequest,
     prompt_token_ids: list[int],
     *,
     request_id: str,
     info: EngineInfo,
     prompt_param: str,
+    limit_param: str = "max_tokens",
     max_tokens: int | None,
     seed: int,
     logprobs: int | None = None,
@@ -28,8 +29,8 @@ def to_engine_requests(
     deadline_s: float | None = None,
     tickets: Sequence[SignedTicket] = (),
 ) -> list[EngineRequest]:
-    """One engine request per choice of one prompt; `seed` is for requests that name none and
-    `prompt_param` the field that the prompt came in.
+    """One engine request per choice of one prompt; `seed` is for requests that name none, `prompt_param` and
+    `limit_param` are the fields that the prompt and `max_tokens` came in.
 
     Choice i samples with seed + i. The first choice computes the prompt and carries the tickets
     (each is honoured once); the others come after it and find the prompt in the prefix cache.
@@ -37,7 +38,7 @@ def to_engine_requests(
     """
     check_token_ids(prompt_token_ids, info, param=prompt_param)
     check_token_ids(request.stop_token_ids or (), info, param="stop_token_ids")
-    limit = _max_tokens(max_tokens, len(prompt_token_ids), info, prompt_param)
+    limit = _max_tokens(max_tokens, len(prompt_token_ids), info, prompt_param, limit_param)
     if request.min_tokens > limit:
         raise RequestError(f"'min_tokens' {request.min_tokens} exceeds the limit of {limit} tokens", param="min_tokens")
     stop_token_ids = tuple(request.stop_token_ids or ())
@@ -87,7 +88,7 @@ def check_token_ids(token_ids: Sequence[int], info: EngineInfo, *, param: str) -
         )
 
 
-def _max_tokens(asked: int | None, prompt_length: int, info: EngineInfo, prompt_param: str) -> int:
+def _max_tokens(asked: int | None, prompt_length: int, info: EngineInfo, prompt_param: str, limit_param: str) -> int:
     if prompt_length == 0:
         raise RequestError("the prompt has no tokens", param=prompt_param)
     room = info.max_model_len - prompt_length
@@ -101,7 +102,7 @@ def _max_tokens(asked: int | None, prompt_length: int, info: EngineInfo, prompt_
         raise PromptTooLongError(
             f"the prompt has {prompt_length} tokens and {asked} more were asked for; together they exceed the model's "
             f"context of {info.max_model_len} tokens",
-            param="max_tokens",
+            param=limit_param,
         )
     return room if asked is None else asked
 

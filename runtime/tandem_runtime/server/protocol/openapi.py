@@ -10,9 +10,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from tandem_runtime.server.errors import ErrorBody
-from tandem_runtime.server.protocol import answers
+from tandem_runtime.server.protocol import answers, response_output
 from tandem_runtime.server.protocol.chat import ChatRequest
 from tandem_runtime.server.protocol.completions import CompletionRequest
+from tandem_runtime.server.protocol.embeddings import EmbeddingsRequest
+from tandem_runtime.server.protocol.responses import ResponsesRequest
 from tandem_runtime.server.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
 _REF = "#/components/schemas/{}"
@@ -22,6 +24,8 @@ _ANSWERS: tuple[type[msgspec.Struct], ...] = (
     answers.Completion,
     answers.ModelList,
     answers.ModelCard,
+    response_output.Response,
+    *response_output.EVENTS,
     answers.TokenizeAnswer,
     answers.DetokenizeAnswer,
     ErrorBody,
@@ -36,8 +40,9 @@ class Operation:
     answer: type[msgspec.Struct] | None = None
     """None: plain text or JSON without a schema of its own."""
     request: type[BaseModel] | None = None
-    chunk: type[msgspec.Struct] | None = None
-    """Shape of a stream's events."""
+    chunks: tuple[type[msgspec.Struct], ...] = ()
+    """Shapes of a stream's events."""
+    always_refuses: bool = False
     refusals: tuple[int, ...] = ()
 
 
@@ -47,13 +52,23 @@ _GENERATES = (*_READS_BODY, 500, 504)
 _OPERATIONS = (
     Operation(
         *("post", "/v1/chat/completions", "Answer a conversation", answers.ChatCompletion, ChatRequest),
-        chunk=answers.ChatCompletionChunk,
+        chunks=(answers.ChatCompletionChunk,),
         refusals=_GENERATES,
     ),
     Operation(
         *("post", "/v1/completions", "Continue a text", answers.Completion, CompletionRequest),
-        chunk=answers.Completion,
+        chunks=(answers.Completion,),
         refusals=_GENERATES,
+    ),
+    Operation(
+        *("post", "/v1/responses", "Answer input items; nothing is stored", response_output.Response, ResponsesRequest),
+        chunks=response_output.EVENTS,
+        refusals=_GENERATES,
+    ),
+    Operation(
+        *("post", "/v1/embeddings", "Refused: the models served here generate text", None, EmbeddingsRequest),
+        always_refuses=True,
+        refusals=_READS_BODY,
     ),
     Operation("get", "/v1/models", "List the served names", answers.ModelList, refusals=(401,)),
     Operation("get", "/v1/models/{model}", "Describe one served name", answers.ModelCard, refusals=(401, 404)),
@@ -94,7 +109,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
         "summary": operation.summary,
         "operationId": f"{operation.method}{operation.path.replace('/', '_').replace('{', '').replace('}', '')}",
         "responses": {
-            "200": {"description": "Success", "content": _content(operation)},
+            **({} if operation.always_refuses else {"200": {"description": "Success", "content": _content(operation)}}),
             **{str(status): _refusal() for status in operation.refusals},
         },
     }
@@ -110,10 +125,11 @@ def _content(operation: Operation) -> dict[str, Any]:
     if operation.answer is None:
         return {"text/plain": {"schema": {"type": "string"}}}
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(operation.answer.__name__)}}}
-    if operation.chunk is not None:
+    if operation.chunks:
+        shapes = [{"$ref": _REF.format(chunk.__name__)} for chunk in operation.chunks]
         event = {
             "contentMediaType": "application/json",
-            "contentSchema": {"$ref": _REF.format(operation.chunk.__name__)},
+            "contentSchema": shapes[0] if len(shapes) == 1 else {"oneOf": shapes},
         }
         content["text/event-stream"] = {"schema": {"type": "string", **event}}
     return content

@@ -1,0 +1,152 @@
+"""Input items of /v1/responses, and the chat messages they amount to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from tandem_runtime.server.protocol.base import JsonObject, RequestModel
+from tandem_runtime.server.protocol.messages import (
+    MAX_MESSAGES,
+    AssistantMessage,
+    FunctionCall,
+    Message,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+
+Status = Literal["in_progress", "completed", "incomplete"]
+
+
+class InputText(RequestModel):
+    """Also takes back a text that this API answered with."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+    annotations: list[JsonObject] | None = None
+    logprobs: list[JsonObject] | None = None
+    prompt_cache_breakpoint: JsonObject | None = None
+
+
+class InputRefusal(RequestModel):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ReasoningText(RequestModel):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+Part = Annotated[InputText | InputRefusal, Field(discriminator="type")]
+
+
+class _Item(RequestModel):
+    id: str | None = None
+    status: Status | None = None
+
+
+class MessageItem(_Item):
+    type: Literal["message"] | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | Annotated[list[Part], Field(fail_fast=True)]
+    phase: str | None = None
+
+    @property
+    def text(self) -> str:
+        return _text(self.content)
+
+
+class ReasoningItem(_Item):
+    type: Literal["reasoning"]
+    summary: list[JsonObject] | None = None
+    content: list[ReasoningText] | None = None
+    encrypted_content: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.content or ())
+
+
+class FunctionCallItem(_Item):
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    caller: JsonObject | None = None
+    namespace: str | None = None
+
+
+class FunctionOutputItem(_Item):
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | Annotated[list[InputText], Field(fail_fast=True)]
+    caller: JsonObject | None = None
+    name: str | None = None
+    namespace: str | None = None
+
+
+def _kind(item: Any) -> str | None:
+    kind = item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None) or "message"
+    return kind if isinstance(kind, str) else None
+
+
+InputItem = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[FunctionCallItem, Tag("function_call")]
+    | Annotated[FunctionOutputItem, Tag("function_call_output")],
+    Discriminator(
+        _kind,
+        custom_error_type="unsupported_item",
+        custom_error_message="such items are not supported; give messages, reasoning, function calls and their outputs "
+        "in full, as nothing is stored",
+    ),
+]
+InputItems = Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+
+
+def to_messages(items: str | list[InputItem], instructions: str | None) -> list[Message]:
+    """Reasoning, text and function calls that follow one another are one message of the assistant."""
+    messages: list[Message] = []
+    if instructions is not None:
+        messages.append(SystemMessage(role="system", content=instructions))
+    if isinstance(items, str):
+        return [*messages, UserMessage(role="user", content=items)]
+    for item in items:
+        if isinstance(item, FunctionOutputItem):
+            messages.append(ToolMessage(role="tool", content=_text(item.output), tool_call_id=item.call_id))
+        elif not isinstance(item, MessageItem) or item.role == "assistant":
+            _add_to_turn(messages, item)
+        elif item.role == "user":
+            messages.append(UserMessage(role="user", content=item.text))
+        else:
+            messages.append(SystemMessage(role=item.role, content=item.text))
+    return messages
+
+
+def _add_to_turn(messages: list[Message], item: MessageItem | ReasoningItem | FunctionCallItem) -> None:
+    last = messages[-1] if messages else None
+    turn = last if isinstance(last, AssistantMessage) else None
+    if turn is None or (isinstance(item, ReasoningItem) and (turn.content is not None or turn.tool_calls)):
+        turn = AssistantMessage(role="assistant")
+        messages.append(turn)
+    match item:
+        case ReasoningItem():
+            turn.reasoning_content = (turn.reasoning_content or "") + item.text
+        case FunctionCallItem():
+            call = ToolCall(
+                id=item.call_id, type="function", function=FunctionCall(name=item.name, arguments=item.arguments)
+            )
+            turn.tool_calls = [*(turn.tool_calls or ()), call]
+        case MessageItem():
+            turn.content = item.text if turn.content is None else f"{turn.content}\n{item.text}"
+
+
+def _text(content: str | list[Part] | list[InputText]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.refusal if isinstance(part, InputRefusal) else part.text for part in content)

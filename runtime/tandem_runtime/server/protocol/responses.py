@@ -1,0 +1,82 @@
+"""Requests of /v1/responses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tandem_runtime.server.protocol.base import JsonObject, RequestModel, ignored, not_supported
+from tandem_runtime.server.protocol.common import SampledRequest, TokenCount
+from tandem_runtime.server.protocol.messages import Message
+from tandem_runtime.server.protocol.response_input import InputItems, to_messages
+
+Include = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
+_STATELESS = "nothing is stored; send the conversation so far in 'input'"
+
+
+class PlainText(RequestModel):
+    type: Literal["text"]
+
+
+class TextOptions(RequestModel):
+    format: PlainText | None = not_supported("structured output")
+    verbosity: None = not_supported("verbosity")
+
+
+class Reasoning(RequestModel):
+    effort: None = not_supported("switch thinking with 'enable_thinking'")
+    summary: str | None = ignored("the reasoning itself is in the answer")
+    generate_summary: str | None = ignored("the reasoning itself is in the answer")
+
+
+class EventOptions(RequestModel):
+    include_obfuscation: Literal[False] = False
+
+
+class ResponsesRequest(SampledRequest):
+    input: str | InputItems
+    instructions: str | None = None
+    max_output_tokens: TokenCount | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    include: list[Include] | None = Field(None, description="Reasoning is in plain text, never encrypted.")
+    reasoning: Reasoning | None = None
+    text: TextOptions | None = None
+    stream_options: EventOptions | None = None
+    metadata: JsonObject | None = Field(None, description="Repeated in the answer.")
+    enable_thinking: bool | None = Field(None, description="Short for the same in `chat_template_kwargs`.")
+    chat_template_kwargs: JsonObject | None = Field(None, description="Variables of the model's chat template.")
+
+    tools: Annotated[list[Any], Field(max_length=0)] | None = not_supported("tool calling")
+    tool_choice: Literal["none", "auto"] | None = not_supported("tool calling")
+    parallel_tool_calls: bool | None = ignored("there are no tools")
+    max_tool_calls: int | None = ignored("there are no built-in tools")
+    prompt_cache_options: JsonObject | None = ignored("the prefix cache is automatic")
+    prompt_cache_retention: str | None = ignored("the prefix cache is automatic")
+
+    previous_response_id: None = not_supported(_STATELESS)
+    conversation: None = not_supported(_STATELESS)
+    prompt: None = not_supported("prompt templates; send the text in 'input'")
+    background: Literal[False] | None = not_supported("background answers; use 'stream'")
+    background_options: None = not_supported("background answers; use 'stream'")
+    truncation: Literal["disabled"] | None = not_supported("dropping items to fit; shorten 'input'")
+    context_management: None = not_supported("compaction; shorten 'input'")
+    moderation: None = not_supported("moderation")
+    image: None = not_supported("images")
+    access_programs: None = not_supported("access programs")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ResponsesRequest:
+        if self.enable_thinking is not None and "enable_thinking" in (self.chat_template_kwargs or {}):
+            raise ValueError("'enable_thinking' is given twice: at top level and in 'chat_template_kwargs'")
+        return self
+
+    @property
+    def messages(self) -> list[Message]:
+        return to_messages(self.input, self.instructions)
+
+    @property
+    def alternatives(self) -> int | None:
+        """As `SamplingParams.logprobs`: OpenAI gives logprobs where either field asks for them."""
+        wanted = self.top_logprobs or "message.output_text.logprobs" in (self.include or ())
+        return (self.top_logprobs or 0) if wanted else None
