@@ -68,6 +68,7 @@ class ServeFlags:
     page_size: int = flag(16, help="tokens per KV page")
     kv_cache_memory: str | None = flag(None, help="memory for KV pages, such as 4GiB; default: from what is free")
     gpu_memory_utilization: float = flag(0.9, help="share of the GPU's memory to use")
+    cuda_graphs: bool = flag(True, help="decode steps as CUDA graphs, captured at start")
     enable_prefix_caching: bool = flag(True, help="reuse KV pages of equal prompt beginnings")
     local_prefill_max_tokens: int = flag(
         256, help="decode role: prompts with at most this many uncached tokens are computed locally"

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from support.step_driver import load_runner, tiny_execution_config
 from tandem_runtime.core.errors import StartupError
-from tandem_runtime.execution.memory import CPU_SHARE, free_host_bytes, num_pages
+from tandem_runtime.execution.memory import (
+    CPU_SHARE,
+    DEVICE_OVERHEAD,
+    DeviceMemory,
+    free_host_bytes,
+    num_device_pages,
+    num_pages,
+)
+from tandem_runtime.execution.settings import resolve_device
 
 
 def test_pages_of_a_given_size(tiny: Callable[..., Path]) -> None:
@@ -41,6 +51,50 @@ def test_too_little_memory_says_how_much_is_needed(tiny: Callable[..., Path], me
     config = tiny_execution_config(tiny("qwen3"), kv_cache_memory=memory)
     with pytest.raises(StartupError, match=r"512 tokens needs \d+ MiB .* \d+ MiB are available .*--max-model-len"):
         num_pages(config, free_bytes=1 << 16)
+
+
+Asked = Literal["auto", "cpu", "cuda"]
+GIB = 1 << 30
+CARD = DeviceMemory(total=80 * GIB, free=50 * GIB, held=20 * GIB, activations=3 * GIB)
+
+
+def test_a_card_gives_this_process_its_share(tiny: Callable[..., Path]) -> None:
+    config = tiny_execution_config(tiny("qwen3"), kv_cache_memory=None, gpu_memory_utilization=0.5)
+    found = num_device_pages(config, CARD)
+    assert found == (40 * GIB - CARD.held - CARD.activations - DEVICE_OVERHEAD) // config.layout.page_bytes
+
+
+def test_a_card_that_others_use_gives_what_is_free(tiny: Callable[..., Path]) -> None:
+    config = tiny_execution_config(tiny("qwen3"), kv_cache_memory=None, gpu_memory_utilization=0.9)
+    found = num_device_pages(config, replace(CARD, free=5 * GIB))
+    assert found == (5 * GIB - CARD.activations - DEVICE_OVERHEAD) // config.layout.page_bytes
+
+
+def test_a_full_card_is_refused_with_the_numbers(tiny: Callable[..., Path]) -> None:
+    config = tiny_execution_config(tiny("qwen3"), kv_cache_memory=None, gpu_memory_utilization=0.25)
+    expected = r"may use 20\.0 GiB and 50\.0 GiB are free; the model holds 20\.0 GiB and a step needs 4\.0 GiB"
+    with pytest.raises(StartupError, match=expected):
+        num_device_pages(config, CARD)
+
+
+def test_a_cards_kv_memory_is_taken_as_given_where_it_fits(tiny: Callable[..., Path]) -> None:
+    config = tiny_execution_config(tiny("qwen3"), kv_cache_memory="4GiB")
+    assert num_device_pages(config, CARD) == 4 * GIB // config.layout.page_bytes
+    with pytest.raises(StartupError, match=r"is 4\.0 GiB, more than the 1\.0 GiB"):
+        num_device_pages(config, replace(CARD, free=5 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuda_devices", "found"), [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cpu", 2, "cpu")]
+)
+def test_device(asked: Literal["auto", "cpu", "cuda"], cuda_devices: int, found: str) -> None:
+    assert resolve_device(asked, tensor_parallel_size=2, cuda_devices=cuda_devices) == found
+
+
+@pytest.mark.parametrize(("cuda_devices", "error"), [(0, "--device cuda: .* no CUDA device"), (1, "--tensor-parallel")])
+def test_a_device_that_is_not_there(cuda_devices: int, error: str) -> None:
+    with pytest.raises(StartupError, match=error):
+        resolve_device("cuda", tensor_parallel_size=2, cuda_devices=cuda_devices)
 
 
 def test_free_memory_is_a_sane_number() -> None:

@@ -16,6 +16,7 @@ from tandem_runtime.execution.attention.eager import EagerAttention
 from tandem_runtime.execution.attention.triton import TritonAttention
 from tandem_runtime.execution.layers.norm import RMSNorm
 from tandem_runtime.execution.layers.rope import Rope
+from tandem_runtime.execution.samplers import EagerSampler
 from tandem_runtime.execution.slots import SlotTables
 
 GREEDY = SamplingParams(max_tokens=9, temperature=0.0)
@@ -66,8 +67,10 @@ def test_equals_the_eager_backend(heads: int, kv_heads: int, head_dim: int, rope
         torch.zeros(shape, device=device),
         num_q_heads=heads,
         rope=Rope(rope, head_dim, dtype=torch.float32, device=device),
+        max_num_seqs=4,
+        max_pages_per_seq=5,
     )
-    tables = SlotTables(max_num_seqs=4, max_pages_per_seq=5, vocab_size=8, device="cpu")
+    tables = SlotTables(max_num_seqs=4, max_pages_per_seq=5, device="cpu", history=EagerSampler(vocab_size=8).history)
     weights = [normal(head_dim, dtype=torch.float32, device="cpu") for _ in range(2)]
     norms = head_norms(*weights) if rope is YARN else None
     norms_there = head_norms(*(weight.to(device) for weight in weights)) if rope is YARN else None
@@ -76,7 +79,7 @@ def test_equals_the_eager_backend(heads: int, kv_heads: int, head_dim: int, rope
         host.begin(step.batch)
         kernels.begin(step.batch)
         for layer in range(LAYERS):
-            qkv = normal(len(step.ids_T), heads + 2 * kv_heads, head_dim, dtype=torch.float32, device="cpu")
+            qkv = normal(len(step.batch.ids_T), heads + 2 * kv_heads, head_dim, dtype=torch.float32, device="cpu")
             expected = host.attend(layer, qkv.clone(), norms)
             found = kernels.attend(layer, qkv.to(device), norms_there)
             torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from tandem_contract.flags import ServeFlags
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.execution.runner import ModelRunner
-from tandem_runtime.execution.settings import ExecutionConfig
+from tandem_runtime.execution.settings import Backend, ExecutionConfig
 
 GREEDY = SamplingParams(max_tokens=1 << 20, temperature=0.0)
 
@@ -27,8 +28,10 @@ def tiny_execution_config(folder: Path, **flags: object) -> ExecutionConfig:
     return ExecutionConfig.from_flags(ServeFlags(model=str(folder), **(defaults | flags)))  # type: ignore[arg-type]
 
 
-def load_runner(folder: Path, **flags: object) -> ModelRunner:
-    runner = ModelRunner(tiny_execution_config(folder, **flags))
+def load_runner(folder: Path, *, backend: Backend | None = None, **flags: object) -> ModelRunner:
+    """`backend`: instead of the device's own."""
+    config = tiny_execution_config(folder, **flags)
+    runner = ModelRunner(replace(config, backend=backend or config.backend))
     runner.load()
     return runner
 

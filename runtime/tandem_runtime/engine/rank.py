@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.engine.transfers import LocalTransfers
+from tandem_runtime.execution.graphs import CudaCapture
 from tandem_runtime.execution.runner import ModelRunner
 from tandem_runtime.execution.settings import ExecutionConfig
 from tandem_runtime.transfer.memory import PageMemory
@@ -33,9 +36,13 @@ class Rank:
         on_load: OnLoad = lambda done, total: None,
     ) -> Rank:
         """Loads the shard; opens the transports at `listen` unless it is None. Raises `StartupError`."""
+        if config.device == "cuda":
+            torch.cuda.set_device(rank)  # of the calling thread, which is the one that launches
         runner = ModelRunner(config, rank=rank, world=config.tensor_parallel_size)
         runner.load(on_load)
         runner.warm_up()
+        if config.device == "cuda" and config.cuda_graphs:
+            runner.capture_graphs(CudaCapture())
         if listen is None:
             return cls(runner, None)
         memory = PageMemory(runner.kv_bytes().numpy().data, runner.layout, rank)

@@ -19,9 +19,9 @@ import setproctitle
 import zmq
 
 from tandem_runtime.core.errors import StartupError
-from tandem_runtime.core.plan import StepPlan, StepResult
+from tandem_runtime.core.plan import StepPlan
 from tandem_runtime.engine import ipc
-from tandem_runtime.engine.executor import Runner
+from tandem_runtime.engine.executor import Launched, Runner
 from tandem_runtime.engine.rank import Rank
 from tandem_runtime.engine.transfers import RankTransfers
 from tandem_runtime.execution.parallel import init_group
@@ -142,7 +142,7 @@ def worker_main(
         while (plan := plans.get()) is not None:
             if isinstance(plan, Exception):
                 raise plan
-            loaded.runner.execute(plan)
+            loaded.runner.launch(plan)
         loaded.close()
     except BaseException as error:
         logger.exception("rank %d failed", rank)
@@ -306,7 +306,7 @@ class LeadingRunner:
         self._runner = runner
         self._workers = workers
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> Launched:
         for worker in self._workers:
             worker.run(plan)
-        return self._runner.execute(plan)
+        return self._runner.launch(plan)

@@ -21,6 +21,7 @@ def init_group(*, rank: int, world: int, init_method: str, device: str) -> None:
         rank=rank,
         world_size=world,
         timeout=timedelta(seconds=JOIN_TIMEOUT_S),
+        device_id=torch.device("cuda", rank) if device == "cuda" else None,
     )
 
 

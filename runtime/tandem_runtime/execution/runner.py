@@ -1,32 +1,62 @@
-"""Runs step plans on one rank: load once, then `execute` after `execute`."""
+"""Runs step plans on one rank: load once, then `launch` after `launch`."""
 
 from __future__ import annotations
 
+import logging
 import os
-import time
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from tandem_runtime.core.errors import StartupError
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
-from tandem_runtime.execution.attention.backend import AttentionBackend
-from tandem_runtime.execution.attention.eager import EagerAttention
+from tandem_runtime.execution.attention.backend import AttentionBackend, StepBatch
+from tandem_runtime.execution.attention.tables import StepTables
+from tandem_runtime.execution.backends import attention_of, ops_of, sampler_of, timer_of
+from tandem_runtime.execution.graphs import Capture, DecodeGraphs, ReplayableAttention
 from tandem_runtime.execution.layers.context import BuildContext
 from tandem_runtime.execution.layers.embedding import HEAD
-from tandem_runtime.execution.layers.rope import Rope
-from tandem_runtime.execution.memory import free_host_bytes, num_pages
+from tandem_runtime.execution.memory import DeviceMemory, free_host_bytes, num_device_pages, num_pages
 from tandem_runtime.execution.models.decoder import Decoder
 from tandem_runtime.execution.parallel import TensorParallel
-from tandem_runtime.execution.sampler import sample
+from tandem_runtime.execution.sampler import SampleRow
+from tandem_runtime.execution.samplers import Logprobs
 from tandem_runtime.execution.sampling_math import token_logprobs
 from tandem_runtime.execution.settings import ExecutionConfig
 from tandem_runtime.execution.slots import SlotTables, StepInput
+from tandem_runtime.execution.timing import Finish
+from tandem_runtime.execution.upload import to_device, to_host
 from tandem_runtime.execution.weights import CheckpointSource, DummySource, Progress, WeightSource
+
+logger = logging.getLogger(__name__)
 
 PROMPT_LOGPROB_ROWS = 64
 """Positions whose logits over the whole vocabulary are held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedStep:
+    """A step that its device computes, or has computed."""
+
+    step: int
+    ids_R: torch.Tensor
+    """On the host; to be read after `finish`."""
+    logprobs: Logprobs
+    prompt_logprobs: dict[int, list[TokenLogprobs]]
+    finish: Finish
+
+    @property
+    def done(self) -> bool:
+        """Whether `result` returns at once."""
+        return self.finish.done
+
+    def result(self) -> StepResult:
+        """Waits for the device; may be called on any thread."""
+        seconds, gap_seconds = self.finish.wait()
+        ids = self.ids_R.tolist()
+        return StepResult(self.step, ids, self.logprobs(ids), self.prompt_logprobs, seconds, gap_seconds)
 
 
 class ModelRunner:
@@ -42,78 +72,168 @@ class ModelRunner:
         self.num_pages = 0
         """Set by `load`."""
         self._tp = TensorParallel(rank, world)
+        self._device = torch.device(config.device)
+        self._sampler = sampler_of(config)
+        self._timer = timer_of(config)
         self._tables = SlotTables(
             max_num_seqs=config.max_num_seqs,
             max_pages_per_seq=config.max_pages_per_seq,
-            vocab_size=config.model.vocab_size,
             device=config.device,
+            history=self._sampler.history,
         )
-        self._idle_since = 0.0
+        self._graphs: DecodeGraphs | None = None
 
     @torch.inference_mode()
     def load(self, progress: Progress = lambda done, total: None) -> None:
         """Reads the weights and allocates the KV pages; raises `StartupError`."""
         config = self.config
         torch.set_num_threads(config.cpu_threads or max(1, len(os.sched_getaffinity(0)) // self._tp.world))
+        try:
+            self._load(progress)
+        except torch.OutOfMemoryError as error:
+            free, total = torch.cuda.mem_get_info()
+            raise StartupError(
+                f"the model does not fit the GPU: {torch.cuda.memory_allocated() / 2**30:.1f} GiB were allocated and"
+                f" {free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB are free ({error}); use more GPUs"
+                " (--tensor-parallel-size), --quantization fp8, or fewer tokens per step (--max-num-batched-tokens)"
+            ) from None
+
+    def _load(self, progress: Progress) -> None:
+        config = self.config
         kv_heads = self.layout.heads_of_rank(self._tp.rank)
         source = _weight_source(config, progress)
-        context = BuildContext(config.model, self._tp, source, kv_heads)
+        context = BuildContext(config.model, self._tp, source, ops_of(config.backend), kv_heads)
         self._model = Decoder(context)
         source.finish()
-        self.num_pages = self._tp.minimum(num_pages(config, free_bytes=free_host_bytes()))
-        self._attention: AttentionBackend = EagerAttention(
-            _kv_cache(config, self.num_pages, len(kv_heads)),
-            num_q_heads=len(context.q_heads),
-            rope=Rope(config.model.rope, config.model.head_dim, dtype=config.torch_dtype, device=config.device),
-        )
+
+        def attention(pages: int) -> AttentionBackend:
+            return attention_of(config, num_pages=pages, q_heads=len(context.q_heads), kv_heads=len(kv_heads))
+
+        if config.device == "cuda":
+            self._attention = attention(1)
+            pages = num_device_pages(config, self._try_largest_step())
+            del self._attention
+        else:
+            pages = num_pages(config, free_bytes=free_host_bytes())
+        self.num_pages = self._tp.minimum(pages)
+        self._attention = attention(self.num_pages)
+
+    def _try_largest_step(self) -> DeviceMemory:
+        """Computes as many tokens and samples as many rows as a step can have, all in page 0."""
+        config = self.config
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        sampling = SamplingParams(max_tokens=1)
+        starts: list[SlotStart] = []
+        chunks: list[Chunk] = []
+        left = config.max_num_batched_tokens
+        while left and len(chunks) < config.max_num_seqs:
+            count = min(left, config.max_model_len)
+            left -= count
+            pages = [0] * self.layout.pages_for(count)
+            starts.append(SlotStart(len(starts), [0] * count, [], pages, sampling))
+            chunks.append(Chunk(len(chunks), 0, count, [0] * count, [], False))
+        hidden_TE = self._hidden(self._tables.lay_out(StepPlan(-3, starts, chunks)).batch)
+        logits_RV = self._model.logits(hidden_TE[:1].repeat(config.max_num_seqs, 1))
+        if logits_RV is not None:
+            self._sampler.sample(logits_RV, [SampleRow(sampling, 0, None)] * config.max_num_seqs)
+        torch.cuda.synchronize()
+        activations = torch.cuda.max_memory_allocated() - held
+        del hidden_TE, logits_RV
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        return DeviceMemory(total=total, free=free, held=torch.cuda.memory_reserved(), activations=activations)
 
     def kv_bytes(self) -> torch.Tensor:
         """uint8 [num_pages, page_bytes]: this rank's KV cache itself, not a copy."""
         return self._attention.kv_PHLCSD.view(self.num_pages, -1).view(torch.uint8)
 
     def warm_up(self) -> None:
-        """Runs a decode step and a chunk once, so that the first request does not pay for lazy initialisation.
+        """Runs steps of every kind once, so that no request pays for lazy initialisation or compilation.
 
         Overwrites slot 0 and page 0: call it before the first plan.
         """
-        tokens = min(self.config.max_num_batched_tokens, self.config.page_size, self.config.max_model_len - 1)
         sampling = SamplingParams(max_tokens=1, temperature=0.0)
-        start = SlotStart(0, [0] * tokens, [], [0, 1][: self.layout.pages_for(tokens + 1)], sampling)
-        self.execute(StepPlan(-2, [start], [Chunk(0, 0, tokens, [0] * tokens, [], True)]))
-        self.execute(StepPlan(-1, [], [Chunk(0, tokens, 1, None, [], True)]))
+        most = min(self.config.max_num_batched_tokens, self.config.max_model_len - 1)
+        prompts = [min(most, self.config.page_size)]
+        if self._device.type == "cuda":
+            prompts = warm_up_sizes(self.config.max_model_len - 1)
+        for tokens in prompts:
+            start = SlotStart(0, [0] * tokens, [], [0] * self.layout.pages_for(tokens + 1), sampling)
+            count = min(tokens, most)
+            self.execute(StepPlan(-2, [start], [Chunk(0, tokens - count, count, [0] * count, [], True)]))
+            self.execute(StepPlan(-1, [], [Chunk(0, tokens, 1, None, [], True)]))
 
     @torch.inference_mode()
+    def capture_graphs(self, capture: Capture) -> None:
+        """Decode steps run as graphs from now on; for the `triton` backend."""
+        attention = self._attention
+        assert isinstance(attention, ReplayableAttention)
+
+        def forward(tables: StepTables, splits: int) -> torch.Tensor | None:
+            ids_T = self._tables.input_ids(attention.use(tables, splits))
+            return self._model.logits(self._model.hidden(ids_T, attention))
+
+        self._graphs = DecodeGraphs(attention, forward, capture, max_tokens=self.config.max_model_len)
+        self._graphs.capture(
+            self.config.max_num_seqs,
+            lambda done, total: logger.info("captured decode graph %d of %d", done, total),
+            agree=lambda in_time: self._tp.minimum(int(in_time)) == 1,
+        )
+
     def execute(self, plan: StepPlan) -> StepResult:
-        began = time.perf_counter()
-        gap = began - self._idle_since if self._idle_since else 0.0
+        return self.launch(plan).result()
+
+    @torch.inference_mode()
+    def launch(self, plan: StepPlan) -> LaunchedStep:
+        """Returns when the device has been told what to do; steps run in the order of their launches."""
         step = self._tables.lay_out(plan)
-        token_ids: list[int] = []
-        logprobs: dict[int, TokenLogprobs] = {}
+        self._timer.start()
+        ids_R = torch.empty(0, dtype=torch.int64)
+        logprobs: Logprobs = _no_logprobs
         prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
         if plan.chunks:
-            self._attention.begin(step.batch)
-            hidden_TE = self._model.hidden(step.ids_T, self._attention)
-            prompt_logprobs = self._prompt_logprobs(plan, step, hidden_TE)
-            token_ids, logprobs = self._sample(plan, step, hidden_TE)
-        self._idle_since = time.perf_counter()
-        return StepResult(plan.step, token_ids, logprobs, prompt_logprobs, self._idle_since - began, gap)
+            sampled = [i for i, chunk in enumerate(plan.chunks) if chunk.sample]
+            replayed, logits_RV = self._replay(plan, step)
+            if not replayed:
+                hidden_TE = self._hidden(step.batch)
+                prompt_logprobs = self._prompt_logprobs(plan, step, hidden_TE)
+                logits_RV = self._logits(step, sampled, hidden_TE)
+            if sampled:
+                ids_R, logprobs = self._sample([plan.chunks[i] for i in sampled], logits_RV)
+        return LaunchedStep(plan.step, to_host(ids_R), logprobs, prompt_logprobs, self._timer.stop())
 
-    def _sample(
-        self, plan: StepPlan, step: StepInput, hidden_TE: torch.Tensor
-    ) -> tuple[list[int], dict[int, TokenLogprobs]]:
-        sampled = [i for i, chunk in enumerate(plan.chunks) if chunk.sample]
-        if not sampled:
-            return [], {}
+    def _replay(self, plan: StepPlan, step: StepInput) -> tuple[bool, torch.Tensor | None]:
+        """A pure decode step in a captured graph, where there is one that fits."""
+        if self._graphs is None or not all(chunk.sample for chunk in plan.chunks):
+            return False, None
+        if any(self._tables.prompt_targets(chunk) for chunk in plan.chunks):
+            return False, None
+        return self._graphs.run(step.batch)
+
+    def _hidden(self, batch: StepBatch) -> torch.Tensor:
+        ids_T = self._tables.input_ids(self._attention.begin(batch))
+        return self._model.hidden(ids_T, self._attention)
+
+    def _logits(self, step: StepInput, sampled: list[int], hidden_TE: torch.Tensor) -> torch.Tensor | None:
+        """Of the last row of each sampled chunk; None on every rank but 0."""
         last_rows = [step.chunks[i][1] - 1 for i in sampled]
-        hidden_RE = hidden_TE if last_rows == list(range(len(hidden_TE))) else hidden_TE[last_rows]
-        logits_RV = self._model.logits(hidden_RE)
-        logprobs: dict[int, TokenLogprobs] = {}
-        ids_R = torch.empty(len(sampled), dtype=torch.int64, device=self.config.device)
+        if not last_rows:
+            return None
+        if last_rows != list(range(len(hidden_TE))):
+            hidden_TE = hidden_TE[to_device(torch.tensor(last_rows), self._device)]
+        return self._model.logits(hidden_TE)
+
+    def _sample(self, chunks: list[Chunk], logits_RV: torch.Tensor | None) -> tuple[torch.Tensor, Logprobs]:
+        """The sampled ids, on the device."""
+        ids_R = torch.empty(len(chunks), dtype=torch.int64, device=self._device)
+        logprobs: Logprobs = _no_logprobs
         if logits_RV is not None:
-            ids_R, logprobs = sample(logits_RV, [self._tables.sample_row(plan.chunks[i]) for i in sampled])
+            ids_R, logprobs = self._sampler.sample(logits_RV, [self._tables.sample_row(chunk) for chunk in chunks])
         ids_R = self._tp.broadcast(ids_R)
-        self._tables.last_ids_S[[plan.chunks[i].slot for i in sampled]] = ids_R
-        return ids_R.tolist(), logprobs
+        slots_R = to_device(torch.tensor([chunk.slot for chunk in chunks]), self._device)
+        self._tables.last_ids_S.index_copy_(0, slots_R, ids_R)
+        return ids_R, logprobs
 
     def _prompt_logprobs(
         self, plan: StepPlan, step: StepInput, hidden_TE: torch.Tensor
@@ -134,12 +254,14 @@ class ModelRunner:
         return found
 
 
-def _kv_cache(config: ExecutionConfig, num_pages: int, num_heads: int) -> torch.Tensor:
-    model = config.model
-    shape = (num_pages, num_heads, model.num_layers, 2, config.page_size, model.head_dim)
-    # NumPy's zeros are the kernel's: no page costs memory, or time at start, before it is written.
-    zeros = torch.from_numpy(np.zeros(num_pages * config.layout.page_bytes, dtype=np.uint8))
-    return zeros.view(config.torch_dtype).view(shape)
+def warm_up_sizes(most: int) -> list[int]:
+    """Numbers of tokens on both sides of every power of two: where the launches of kernels change."""
+    powers = [1 << i for i in range(most.bit_length())]
+    return sorted({min(size, most) for power in powers for size in (power, power + 1)})
+
+
+def _no_logprobs(ids: list[int]) -> dict[int, TokenLogprobs]:
+    return {}
 
 
 def _weight_source(config: ExecutionConfig, progress: Progress) -> WeightSource:

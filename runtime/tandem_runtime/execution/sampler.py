@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
 from tandem_runtime.execution.sampling_math import draw, penalise_, token_logprobs, truncate_, uniform
+
+
+class Seen(Protocol):
+    """Which tokens a sequence has seen."""
+
+    @property
+    def prompt_V(self) -> torch.Tensor:
+        """bool: whether a token occurs in the prompt."""
+
+    @property
+    def counts_V(self) -> torch.Tensor:
+        """int32: how often it occurs in the output."""
+
+    def add(self, token_1: torch.Tensor) -> None:
+        """`token_1`: int64 [1], still on the device."""
 
 
 class History:
@@ -21,7 +37,6 @@ class History:
             self.counts_V[token] += 1
 
     def add(self, token_1: torch.Tensor) -> None:
-        """`token_1`: int64 [1], still on the device."""
         self.counts_V.index_add_(0, token_1, torch.ones(1, dtype=torch.int32, device=token_1.device))
 
 
@@ -32,7 +47,7 @@ class SampleRow:
     sampling: SamplingParams
     output_index: int
     """How many tokens the sequence has sampled before."""
-    history: History | None
+    history: Seen | None
 
     @property
     def masks_stops(self) -> bool:
@@ -51,7 +66,7 @@ def sample(logits_RV: torch.Tensor, rows: list[SampleRow]) -> tuple[torch.Tensor
         return _most_likely(logits_RV), {}
     logits_RV = logits_RV.float()
     for logits_V, row in zip(logits_RV, rows, strict=True):
-        _shape_(logits_V, row)
+        shape_(logits_V, row)
     ids_R = _most_likely(logits_RV)
     drawn = [r for r, row in enumerate(rows) if not row.sampling.greedy]
     if drawn:
@@ -67,7 +82,7 @@ def _most_likely(logits_RV: torch.Tensor) -> torch.Tensor:
     return logits_RV.max(-1).indices
 
 
-def _shape_(logits_V: torch.Tensor, row: SampleRow) -> None:
+def shape_(logits_V: torch.Tensor, row: SampleRow) -> None:
     """Penalties, bias and masked stop tokens, in place."""
     s = row.sampling
     if row.history is not None:

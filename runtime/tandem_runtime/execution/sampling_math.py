@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from tandem_runtime.core.sampling import TokenLogprobs
@@ -100,14 +102,29 @@ def draw(logits_RV: torch.Tensor, uniforms_R: torch.Tensor) -> torch.Tensor:
 
 def token_logprobs(logits_RV: torch.Tensor, ids: list[int], counts: list[int]) -> list[TokenLogprobs]:
     """For each row the token's log-probability, its rank, and the `counts` most likely tokens."""
+    ids_R = torch.tensor(ids, device=logits_RV.device)
+    return describe(logprob_tensors(logits_RV, ids_R, max(counts)), ids, counts)
+
+
+class LogprobTensors(NamedTuple):
+    chosen_R: torch.Tensor
+    ranks_R: torch.Tensor
+    best_RK: torch.Tensor
+    best_ids_RK: torch.Tensor
+
+
+def logprob_tensors(logits_RV: torch.Tensor, ids_R: torch.Tensor, width: int) -> LogprobTensors:
+    """The device's part of `token_logprobs`: nothing here waits for it. `width`: most alternatives of any row."""
     logprobs_RV = torch.log_softmax(logits_RV.float(), dim=-1)
-    chosen_R1 = logprobs_RV.gather(1, torch.tensor(ids, device=logits_RV.device)[:, None])
-    ranks = ((logprobs_RV > chosen_R1).sum(-1) + 1).tolist()
-    width = min(max(counts), logits_RV.shape[1])
-    best = logprobs_RV.topk(width) if width else None
-    values = best.values.tolist() if best else [[]] * len(ids)
-    tokens = best.indices.tolist() if best else [[]] * len(ids)
+    chosen_R1 = logprobs_RV.gather(1, ids_R[:, None])
+    best = logprobs_RV.topk(min(width, logits_RV.shape[1]))
+    return LogprobTensors(chosen_R1[:, 0], (logprobs_RV > chosen_R1).sum(-1) + 1, best.values, best.indices)
+
+
+def describe(found: LogprobTensors, ids: list[int], counts: list[int]) -> list[TokenLogprobs]:
+    """The host's part of `token_logprobs`."""
+    ranks, values, tokens = found.ranks_R.tolist(), found.best_RK.tolist(), found.best_ids_RK.tolist()
     return [
         TokenLogprobs(ids[r], value, ranks[r], list(zip(tokens[r], values[r], strict=True))[: counts[r]])
-        for r, value in enumerate(chosen_R1[:, 0].tolist())
+        for r, value in enumerate(found.chosen_R.tolist())
     ]

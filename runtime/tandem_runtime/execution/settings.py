@@ -14,6 +14,8 @@ from tandem_runtime.core.errors import StartupError
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.execution.config import DType, ModelConfig
 
+Backend = Literal["eager", "triton"]
+"""How layers compute: torch operations, or Triton kernels."""
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "t": 10**12, "ti": 2**40}
 
 
@@ -24,6 +26,7 @@ class ExecutionConfig:
     dtype: DType
     load_format: Literal["safetensors", "dummy"]
     device: Literal["cpu", "cuda"]
+    backend: Backend
     tensor_parallel_size: int
     max_model_len: int
     max_num_seqs: int
@@ -32,6 +35,9 @@ class ExecutionConfig:
     kv_cache_memory: int | None
     """Bytes for KV pages on each rank; None: from what is free."""
     gpu_memory_utilization: float
+    """Share of the card's memory that this process may take."""
+    cuda_graphs: bool
+    """Whether decode steps are captured and replayed."""
     cpu_threads: int | None
     """Of each rank; None: all cores, shared by the ranks."""
     seed: int = 0
@@ -51,12 +57,16 @@ class ExecutionConfig:
                 f"--max-model-len {flags.max_model_len} exceeds the model's {model.max_position_embeddings} tokens;"
                 " lower it, or extend the model with --rope-scaling"
             )
+        device = resolve_device(
+            flags.device, tensor_parallel_size=flags.tensor_parallel_size, cuda_devices=torch.cuda.device_count()
+        )
         config = cls(
             folder=folder,
             model=model,
             dtype=model.dtype if flags.dtype == "auto" else flags.dtype,
             load_format=flags.load_format,
-            device=_device(flags.device),
+            device=device,
+            backend="triton" if device == "cuda" else "eager",
             tensor_parallel_size=flags.tensor_parallel_size,
             max_model_len=flags.max_model_len or model.max_position_embeddings,
             max_num_seqs=flags.max_num_seqs,
@@ -64,6 +74,7 @@ class ExecutionConfig:
             page_size=flags.page_size,
             kv_cache_memory=None if flags.kv_cache_memory is None else parse_size(flags.kv_cache_memory),
             gpu_memory_utilization=flags.gpu_memory_utilization,
+            cuda_graphs=flags.cuda_graphs,
             cpu_threads=flags.cpu_threads,
         )
         check_divisible(model, flags.tensor_parallel_size)
@@ -112,7 +123,19 @@ def check_divisible(model: ModelConfig, world: int) -> None:
         )
 
 
-def _device(name: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    if name == "cuda":
-        raise StartupError("--device cuda: this build has no CUDA attention backend; use --device cpu")
-    return "cpu"
+def resolve_device(
+    asked: Literal["auto", "cpu", "cuda"], *, tensor_parallel_size: int, cuda_devices: int
+) -> Literal["cpu", "cuda"]:
+    """Raises `StartupError` when there are fewer CUDA devices than the ranks need."""
+    if asked == "cpu" or (asked == "auto" and cuda_devices == 0):
+        return "cpu"
+    if cuda_devices == 0:
+        raise StartupError(
+            "--device cuda: this process sees no CUDA device; check the driver and the pod's GPU limit,"
+            " or use --device cpu"
+        )
+    if cuda_devices < tensor_parallel_size:
+        raise StartupError(
+            f"--tensor-parallel-size {tensor_parallel_size} needs as many GPUs, and this process sees {cuda_devices}"
+        )
+    return "cuda"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.execution.attention.backend import ChunkSpan, StepBatch
-from tandem_runtime.execution.sampler import History, SampleRow
+from tandem_runtime.execution.attention.backend import ChunkSpan, PageRun, StepBatch, StepIds
+from tandem_runtime.execution.sampler import SampleRow, Seen
 
 
 @dataclass(slots=True)
@@ -17,28 +18,29 @@ class _Slot:
     sampling: SamplingParams
     prompt_token_ids: list[int]
     num_pages: int
-    history: History | None
+    history: Seen | None
 
 
 @dataclass(frozen=True, slots=True)
 class StepInput:
     """A plan laid out for the model: one-token chunks first, whatever the plan's order was."""
 
-    ids_T: torch.Tensor
-    """int64 [T]."""
     batch: StepBatch
     chunks: list[tuple[int, int]]
     """For each chunk of the plan, in the plan's order: [first row, end row) of its tokens."""
 
 
 class SlotTables:
-    def __init__(self, *, max_num_seqs: int, max_pages_per_seq: int, vocab_size: int, device: str) -> None:
+    def __init__(
+        self, *, max_num_seqs: int, max_pages_per_seq: int, device: str, history: Callable[[SlotStart], Seen]
+    ) -> None:
+        """`history`: what a sequence that starts has seen so far, for those that need to know it."""
         self._page_table_SP = torch.zeros(max_num_seqs, max_pages_per_seq, dtype=torch.int32)
         self.last_ids_S = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
-        """The id each slot sampled last; read by chunks whose token the host has not seen yet."""
+        """The id each slot sampled last, on the device; read by chunks whose token the host has not seen yet."""
         self._slots: dict[int, _Slot] = {}
-        self._vocab_size = vocab_size
-        self._device = device
+        self._new_pages: list[PageRun] = []
+        self._history = history
 
     def lay_out(self, plan: StepPlan) -> StepInput:
         """Applies the plan's starts and page growth, and builds the step's input."""
@@ -50,29 +52,32 @@ class SlotTables:
         slots: list[int] = []
         spans: list[ChunkSpan] = []
         rows: list[tuple[int, int]] = [(0, 0)] * len(plan.chunks)
-        from_device: list[int] = []
         for i in order:
             chunk = plan.chunks[i]
             self._grow(chunk)
             first = len(ids)
             rows[i] = (first, first + chunk.num_tokens)
-            if chunk.token_ids is None:
-                from_device.append(first)
-                ids.append(0)
-            else:
-                ids += chunk.token_ids
+            ids += [-1] if chunk.token_ids is None else chunk.token_ids
             positions += range(chunk.start, chunk.start + chunk.num_tokens)
             slots += [chunk.slot] * chunk.num_tokens
             if chunk.num_tokens > 1:
                 spans.append(ChunkSpan(chunk.slot, first, chunk.start, chunk.num_tokens))
-        slots_T = torch.tensor(slots, dtype=torch.int64)
-        ids_T = torch.tensor(ids, dtype=torch.int64, device=self._device)
-        if from_device:
-            at = torch.tensor(from_device)
-            ids_T[at] = self.last_ids_S[slots_T[at]]
-        num_decodes = sum(chunk.num_tokens == 1 for chunk in plan.chunks)
-        positions_T = torch.tensor(positions, dtype=torch.int64)
-        return StepInput(ids_T, StepBatch(slots_T, positions_T, num_decodes, tuple(spans), self._page_table_SP), rows)
+        batch = StepBatch(
+            ids_T=torch.tensor(ids, dtype=torch.int64),
+            slots_T=torch.tensor(slots, dtype=torch.int64),
+            positions_T=torch.tensor(positions, dtype=torch.int64),
+            num_decodes=sum(chunk.num_tokens == 1 for chunk in plan.chunks),
+            chunks=tuple(spans),
+            page_table_SP=self._page_table_SP,
+            new_pages=tuple(self._new_pages),
+        )
+        if plan.chunks:
+            self._new_pages = []
+        return StepInput(batch, rows)
+
+    def input_ids(self, step: StepIds) -> torch.Tensor:
+        """[T]: the step's ids with those filled in that only the device knows."""
+        return torch.where(step.ids_T < 0, self.last_ids_S[step.slots_T], step.ids_T)
 
     def sample_row(self, chunk: Chunk) -> SampleRow:
         slot = self._slots[chunk.slot]
@@ -90,7 +95,7 @@ class SlotTables:
     def _start(self, start: SlotStart) -> None:
         history = None
         if start.sampling.needs_history:
-            history = History(start.prompt_token_ids, start.output_token_ids, self._vocab_size, self._device)
+            history = self._history(start)
         self._slots[start.slot] = _Slot(start.sampling, start.prompt_token_ids, 0, history)
         self._append_pages(start.slot, start.page_ids)
 
@@ -102,4 +107,5 @@ class SlotTables:
     def _append_pages(self, slot: int, page_ids: list[int]) -> None:
         first = self._slots[slot].num_pages
         self._slots[slot].num_pages += len(page_ids)
+        self._new_pages.append(PageRun(slot, first, page_ids))
         self._page_table_SP[slot, first : first + len(page_ids)] = torch.tensor(page_ids, dtype=torch.int32)

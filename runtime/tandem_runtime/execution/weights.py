@@ -15,6 +15,7 @@ import torch
 
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.execution.safetensors_file import SafetensorsFile, TensorEntry, open_checkpoint
+from tandem_runtime.execution.upload import to_device
 
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in total)."""
@@ -123,9 +124,12 @@ class CheckpointSource(WeightSource):
         step = max(1, self.STAGING_BYTES * entry.shape[0] // max(1, entry.num_bytes))
         for first in range(0, len(rows), step):
             block = rows[first : first + step]
-            staging = torch.empty((len(block), *entry.shape[1:]), dtype=entry.dtype)
-            file.read_rows(entry, block, staging)
-            target[first : first + len(block)] = staging if staging.dim() == 1 else staging[:, cols.start : cols.stop]
+            read = torch.empty((len(block), *entry.shape[1:]), dtype=entry.dtype)
+            file.read_rows(entry, block, read)
+            wanted = read if part.cols is None else read[:, cols.start : cols.stop]
+            # Page-locked, a block travels to the device while the next one is read.
+            there = to_device(wanted.contiguous(), target.device)
+            target[first : first + len(block)].copy_(there, non_blocking=True)
 
     def finish(self) -> None:
         for file in {id(file): file for file, _ in self._entries.values()}.values():

@@ -29,10 +29,20 @@ class ChunkSpan:
     num_tokens: int
 
 
+class PageRun(NamedTuple):
+    """Pages `page_ids` at [first, first + len) of a slot's page table."""
+
+    slot: int
+    first: int
+    page_ids: list[int]
+
+
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """A step as attention sees it: decode rows first (one token each), then the chunks' tokens. Tensors on the host."""
+    """A step as the model sees it: decode rows first (one token each), then the chunks' tokens. Tensors on the host."""
 
+    ids_T: torch.Tensor
+    """int64 [T]; -1: what the token's slot sampled last, which only the device knows."""
     slots_T: torch.Tensor
     """int64 [T]: the slot of each token."""
     positions_T: torch.Tensor
@@ -41,6 +51,16 @@ class StepBatch:
     chunks: tuple[ChunkSpan, ...]
     page_table_SP: torch.Tensor
     """int32 [max_num_seqs, max_pages_per_seq]: the page ids of every slot."""
+    new_pages: tuple[PageRun, ...]
+    """How the page tables differ from those of the step before."""
+
+
+class StepIds(NamedTuple):
+    """A step's input on its device."""
+
+    ids_T: torch.Tensor
+    """-1: what the slot sampled last."""
+    slots_T: torch.Tensor
 
 
 class AttentionBackend(Protocol):
@@ -49,7 +69,7 @@ class AttentionBackend(Protocol):
     kv_PHLCSD: torch.Tensor
     """[num_pages, kv_heads_of_rank, num_layers, 2, page_size, head_dim], see `core.kv`."""
 
-    def begin(self, batch: StepBatch) -> None:
+    def begin(self, batch: StepBatch) -> StepIds:
         """Prepares the step's index tables, shared by all layers."""
         ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tandem_runtime.execution.attention.backend import ChunkSpan, HeadNorms, StepBatch
+from tandem_runtime.execution.attention.backend import ChunkSpan, HeadNorms, StepBatch, StepIds
 from tandem_runtime.execution.attention.grouping import group_by_length
 from tandem_runtime.execution.layers.rope import Rope, rotate_
 
@@ -55,7 +55,7 @@ class EagerAttention:
         # K rows of all heads, then V rows of all heads, as they lie in `qkv_TND`.
         self._head_rows_C = torch.cat((self._head_tiles_H, self._head_tiles_H + 1)) * size
 
-    def begin(self, batch: StepBatch) -> None:
+    def begin(self, batch: StepBatch) -> StepIds:
         self._cos, self._sin = self._rope.tables(batch.positions_T)
         pages_T = batch.page_table_SP[batch.slots_T, batch.positions_T // self._page_size].long()
         row_T = pages_T * (self._tiles_per_page * self._page_size) + batch.positions_T % self._page_size
@@ -63,6 +63,7 @@ class EagerAttention:
         self._num_decodes = batch.num_decodes
         self._decodes = self._decode_groups(batch)
         self._chunks = [_Chunk(span, self._prefix_tiles(span, batch.page_table_SP)) for span in batch.chunks]
+        return StepIds(batch.ids_T, batch.slots_T)
 
     def attend(self, layer: int, qkv_TND: torch.Tensor, norms: HeadNorms | None) -> torch.Tensor:
         q_heads, kv_heads = self._q_heads, self._kv_heads

@@ -1,12 +1,34 @@
-"""What every layer's constructor needs: the model's shape, this rank's share of it, and where weights come from."""
+"""What every layer's constructor needs: the model's shape, this rank's share of it, weights and operations."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+import torch
 
 from tandem_runtime.execution.config import ModelConfig
 from tandem_runtime.execution.parallel import TensorParallel
 from tandem_runtime.execution.weights import WeightSource
+
+
+class FeedForward(Protocol):
+    """The second half of a decoder layer."""
+
+    def add_to(self, residual_TE: torch.Tensor, x_TE: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ops:
+    """What layers compute in other ways on other devices: `eager` (torch) or `triton` (`execution.ops`)."""
+
+    rms_norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+    """(x, weight, eps): over the last dimension, in fp32, returned in x's dtype."""
+    silu_and_mul: Callable[[torch.Tensor], torch.Tensor]
+    """[..., 2 I] (gate, then up) -> [..., I]; may overwrite its argument."""
+    moe: Callable[[BuildContext, str], FeedForward]
+    """(context, name): the mixture of experts at `name`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +36,7 @@ class BuildContext:
     config: ModelConfig
     tp: TensorParallel
     weights: WeightSource
+    ops: Ops
     kv_heads: range
     """The whole model's KV heads that this rank holds (replicated where there are more ranks than heads)."""
 

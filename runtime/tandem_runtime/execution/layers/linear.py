@@ -35,12 +35,14 @@ class Linear:
         return F.linear(x_TK, self._weight, self._bias)
 
     def add_to(self, residual_TN: torch.Tensor, x_TK: torch.Tensor) -> torch.Tensor:
-        """residual + x W^T + b, as a new tensor."""
+        """residual + x W^T + b; may overwrite `residual_TN`."""
         if self._packed:
             y_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
                 x_TK, residual_TN, self._weight, self._bias, "add"
             )
             return y_TN
+        if self._bias is None:
+            return residual_TN.addmm_(x_TK, self._weight.t())
         return F.linear(x_TK, self._weight, self._bias).add_(residual_TN)
 
 

@@ -13,6 +13,7 @@ class MLP:
     def __init__(self, context: BuildContext, name: str) -> None:
         config = context.config
         size = config.intermediate_size
+        self._silu_and_mul = context.ops.silu_and_mul
         part = context.tp.part(size)
         self._gate_up = column_parallel(
             context, [(f"{name}.gate_proj", size, part), (f"{name}.up_proj", size, part)], bias=config.mlp_bias
@@ -22,7 +23,7 @@ class MLP:
         )
 
     def add_to(self, residual_TE: torch.Tensor, x_TE: torch.Tensor) -> torch.Tensor:
-        return self._down.add_to(residual_TE, silu_and_mul(self._gate_up(x_TE)))
+        return self._down.add_to(residual_TE, self._silu_and_mul(self._gate_up(x_TE)))
 
 
 def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,13 @@ class RMSNorm:
     def __init__(self, context: BuildContext, name: str, size: int) -> None:
         self.weight = context.weights.take([Part(f"{name}.weight", (size,))])
         self.eps = context.config.rms_norm_eps
-        self._shape = (size,)
+        self._norm = context.ops.rms_norm
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Over the last dimension, in fp32, returned in x's dtype."""
-        y: torch.Tensor = _fused(x, self._shape, self.weight, self.eps)[0]
-        return y
+        return self._norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: torch.Tensor, weight_E: torch.Tensor, eps: float) -> torch.Tensor:
+    y: torch.Tensor = _fused(x, weight_E.shape, weight_E, eps)[0]
+    return y

@@ -9,7 +9,6 @@ from tandem_runtime.execution.layers.attention import Attention
 from tandem_runtime.execution.layers.context import BuildContext
 from tandem_runtime.execution.layers.embedding import Embedding, Head
 from tandem_runtime.execution.layers.mlp import MLP
-from tandem_runtime.execution.layers.moe import SparseMoe
 from tandem_runtime.execution.layers.norm import RMSNorm
 
 
@@ -20,7 +19,7 @@ class DecoderLayer:
         self._attention_norm = RMSNorm(context, f"{name}.input_layernorm", config.hidden_size)
         self._attention = Attention(context, f"{name}.self_attn", layer)
         self._mlp_norm = RMSNorm(context, f"{name}.post_attention_layernorm", config.hidden_size)
-        self._mlp = (SparseMoe if config.is_moe_layer(layer) else MLP)(context, f"{name}.mlp")
+        self._mlp = (context.ops.moe if config.is_moe_layer(layer) else MLP)(context, f"{name}.mlp")
 
     def __call__(self, x_TE: torch.Tensor, backend: AttentionBackend) -> torch.Tensor:
         x_TE = self._attention.add_to(x_TE, self._attention_norm(x_TE), backend)

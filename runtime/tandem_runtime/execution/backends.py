@@ -1,0 +1,69 @@
+"""The parts of a runner that differ between backends. Triton is imported only where it is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tandem_runtime.execution.attention.backend import AttentionBackend
+from tandem_runtime.execution.attention.eager import EagerAttention
+from tandem_runtime.execution.layers.context import Ops
+from tandem_runtime.execution.layers.mlp import silu_and_mul
+from tandem_runtime.execution.layers.moe import SparseMoe
+from tandem_runtime.execution.layers.norm import rms_norm
+from tandem_runtime.execution.layers.rope import Rope
+from tandem_runtime.execution.samplers import EagerSampler, Sampler
+from tandem_runtime.execution.settings import Backend, ExecutionConfig
+from tandem_runtime.execution.timing import CudaTimer, HostTimer, Timer
+
+
+def ops_of(backend: Backend) -> Ops:
+    if backend == "eager":
+        return Ops(rms_norm=rms_norm, silu_and_mul=silu_and_mul, moe=SparseMoe)
+    from tandem_kernels import rms_norm as norms
+    from tandem_kernels import silu_and_mul as activations
+
+    from tandem_runtime.execution.layers.moe_triton import TritonMoe
+
+    return Ops(rms_norm=norms.rms_norm, silu_and_mul=activations.silu_and_mul, moe=TritonMoe)
+
+
+def sampler_of(config: ExecutionConfig) -> Sampler:
+    if config.backend == "eager":
+        return EagerSampler(vocab_size=config.model.vocab_size)
+    from tandem_runtime.execution.triton_sampler import TritonSampler
+
+    return TritonSampler(
+        max_num_seqs=config.max_num_seqs, vocab_size=config.model.vocab_size, device=torch.device(config.device)
+    )
+
+
+def timer_of(config: ExecutionConfig) -> Timer:
+    return CudaTimer() if config.device == "cuda" else HostTimer()
+
+
+def attention_of(config: ExecutionConfig, *, num_pages: int, q_heads: int, kv_heads: int) -> AttentionBackend:
+    """With a KV cache of its own; head counts are the rank's."""
+    kv_PHLCSD = _kv_cache(config, num_pages, kv_heads)
+    rope = Rope(config.model.rope, config.model.head_dim, dtype=config.torch_dtype, device=config.device)
+    if config.backend == "eager":
+        return EagerAttention(kv_PHLCSD, num_q_heads=q_heads, rope=rope)
+    from tandem_runtime.execution.attention.triton import TritonAttention
+
+    return TritonAttention(
+        kv_PHLCSD,
+        num_q_heads=q_heads,
+        rope=rope,
+        max_num_seqs=config.max_num_seqs,
+        max_pages_per_seq=config.max_pages_per_seq,
+    )
+
+
+def _kv_cache(config: ExecutionConfig, num_pages: int, num_heads: int) -> torch.Tensor:
+    model = config.model
+    shape = (num_pages, num_heads, model.num_layers, 2, config.page_size, model.head_dim)
+    if config.device == "cuda":
+        return torch.zeros(shape, dtype=config.torch_dtype, device=config.device)
+    # NumPy's zeros are the kernel's: no page costs memory, or time at start, before it is written.
+    zeros = torch.from_numpy(np.zeros(num_pages * config.layout.page_bytes, dtype=np.uint8))
+    return zeros.view(config.torch_dtype).view(shape)

@@ -1,0 +1,150 @@
+"""The whole runner with the `triton` backend against the eager one: the same plans, the same distributions and ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support.step_driver import StepDriver, distribution, full_logprobs, load_runner
+from support.tiny_models import Family, build_tiny_model
+from tandem_runtime.core.plan import StepResult
+from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.execution.graphs import Graph
+from tandem_runtime.execution.runner import ModelRunner
+
+TOLERANCE = 2e-4
+PROMPTS = {0: [(7 * i * i + i) % 256 for i in range(11)], 2: [5, 9, 200], 1: [(3 * i) % 256 for i in range(6)]}
+FAMILIES: tuple[Family, ...] = ("llama", "qwen3", "qwen3_moe")
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp(request.param), request.param, num_hidden_layers=2)
+
+
+@pytest.fixture(scope="session")
+def one_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("one_layer"), "llama", num_hidden_layers=1)
+
+
+class Rerun:
+    """A graph for devices without: computes again, into the memory of the first result."""
+
+    def __init__(self, work: Callable[[], torch.Tensor | None]) -> None:
+        self._work = work
+        self.result = work()
+        self.replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        again = self._work()
+        if self.result is not None and again is not None:
+            self.result.copy_(again)
+
+
+def mixed_steps(runner: ModelRunner, sampling: SamplingParams) -> list[StepResult]:
+    """Prompts whole, cut and beside decode rows; decodes of one to three sequences; a slot that is used again."""
+    driver = StepDriver(runner)
+    for slot in (0, 2):
+        driver.start(slot, PROMPTS[slot], sampling)
+    results = [
+        driver.step(driver.chunk(0, 0, PROMPTS[0][:7])),
+        driver.step(driver.chunk(2, 0, PROMPTS[2], sample=True)),
+    ]
+    results.append(driver.step(driver.chunk(2, 3, None, sample=True), driver.chunk(0, 7, PROMPTS[0][7:], sample=True)))
+    driver.start(1, PROMPTS[1], sampling)
+    results.append(
+        driver.step(
+            driver.chunk(0, 11, None, sample=True),
+            driver.chunk(2, 4, None, sample=True),
+            driver.chunk(1, 0, PROMPTS[1], sample=True),
+        )
+    )
+    for i in range(2):
+        results.append(
+            driver.step(*(driver.chunk(slot, n + i, None, sample=True) for slot, n in ((0, 12), (2, 5), (1, 6))))
+        )
+    driver.start(2, [77], sampling)
+    results.append(driver.step(driver.chunk(2, 0, [77], sample=True)))
+    return results
+
+
+def assert_alike(found: list[StepResult], expected: list[StepResult]) -> None:
+    for step, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert a.token_ids == b.token_ids, step
+        for i in range(len(a.token_ids)):
+            assert (distribution(a, i) - distribution(b, i)).abs().max() <= TOLERANCE, (step, i)
+
+
+def test_equals_the_eager_runner(folder: Path, device: str) -> None:
+    host = load_runner(folder)
+    there = load_runner(folder, backend="triton", device=device)
+    sampling = full_logprobs(host)
+    assert_alike(mixed_steps(there, sampling), mixed_steps(host, sampling))
+    torch.testing.assert_close(
+        there.kv_bytes().view(torch.float32).cpu(), host.kv_bytes().view(torch.float32), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_decode_graphs_change_nothing(one_layer: Path) -> None:
+    graphs: list[Rerun] = []
+
+    def capture(work: Callable[[], torch.Tensor | None]) -> tuple[Graph, torch.Tensor | None]:
+        graphs.append(Rerun(work))
+        return graphs[-1], graphs[-1].result
+
+    plain = load_runner(one_layer, backend="triton")
+    runner = load_runner(one_layer, backend="triton", max_num_seqs=4)
+    runner.capture_graphs(capture)
+    sampling = full_logprobs(plain)
+    assert_alike(mixed_steps(runner, sampling), mixed_steps(plain, sampling))
+    # Sizes 4 (three sequences, so one row of padding), 2 and 1, in the order they were captured.
+    assert [graph.replays for graph in graphs] == [2, 0, 1]
+
+
+DRAWN = SamplingParams(
+    max_tokens=99,
+    temperature=0.8,
+    top_p=0.9,
+    top_k=40,
+    seed=-3,
+    repetition_penalty=1.2,
+    presence_penalty=0.3,
+    logprobs=3,
+)
+SAMPLINGS = {
+    "penalties and truncation": DRAWN,
+    "biased": SamplingParams(
+        max_tokens=99, temperature=1.0, logit_bias={7: 4.0, 9: -5.0}, frequency_penalty=0.5, seed=1
+    ),
+    "masked stops": SamplingParams(max_tokens=99, temperature=0.7, min_p=0.05, min_tokens=9, stop_token_ids=(11, 12)),
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_samples_the_same_ids(one_layer: Path, sampling: SamplingParams, device: str) -> None:
+    expected = mixed_steps(load_runner(one_layer), sampling)
+    found = mixed_steps(load_runner(one_layer, backend="triton", device=device), sampling)
+    assert [result.token_ids for result in found] == [result.token_ids for result in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert a.logprobs.keys() == b.logprobs.keys()
+        for i, logprobs in a.logprobs.items():
+            assert [token for token, _ in logprobs.top] == [token for token, _ in b.logprobs[i].top]
+            assert logprobs.logprob == pytest.approx(b.logprobs[i].logprob, abs=TOLERANCE)
+
+
+def test_prompt_logprobs(one_layer: Path, device: str) -> None:
+    sampling = SamplingParams(max_tokens=9, temperature=0.0, prompt_logprobs=2)
+    found, expected = (
+        mixed_steps(runner, sampling)
+        for runner in (load_runner(one_layer, backend="triton", device=device), load_runner(one_layer))
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert [[x.token_id for x in rows] for rows in a.prompt_logprobs.values()] == [
+            [x.token_id for x in rows] for rows in b.prompt_logprobs.values()
+        ]
+        for chunk, rows in a.prompt_logprobs.items():
+            for x, y in zip(rows, b.prompt_logprobs[chunk], strict=True):
+                assert x.logprob == pytest.approx(y.logprob, abs=TOLERANCE)
