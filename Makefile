@@ -7,10 +7,10 @@ URL ?= http://127.0.0.1:8000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu bench-gpu lint types layers format bench lock clean
+.PHONY: help setup demo test e2e test-gpu bench-gpu lint types layers format bench lock clean
 
 help: ## show this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 # One stamp file for each installed set, so that it is installed once and again when what it is made from changes.
 $(BIN)/uv:
@@ -34,6 +34,9 @@ demo: $(VENV)/.demo ## chat model, prefill and decode on this machine; MODEL=fol
 test: $(VENV)/.dev ## every test that needs neither a GPU nor a cluster; ARGS=pytest's
 	@$(BIN)/python -m tandem_runtime.local.demo_model
 	$(BIN)/pytest -m 'not gpu' $(ARGS)
+
+e2e: $(VENV)/.dev ## the tests on a real Kubernetes: that of E2E_KUBECONFIG, else a throwaway one here (root); ARGS=pytest's
+	@bash e2e/run $(ARGS)
 
 test-gpu: $(VENV)/.dev ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)

@@ -1,0 +1,44 @@
+"""The cluster under test: always that of $E2E_KUBECONFIG, never a user's default context."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from tandem_cluster.kubectl import Kubectl
+from tandem_cluster.plan import Plan
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Path:
+    if not (path := os.environ.get("E2E_KUBECONFIG")):
+        pytest.skip("set E2E_KUBECONFIG, or run make e2e")
+    return Path(path)
+
+
+@pytest.fixture
+def kubectl(kubeconfig: Path) -> Iterator[Kubectl]:
+    """kubectl in a namespace of the test's own."""
+    kubectl = Kubectl(kubeconfig, f"e2e-{uuid4().hex[:8]}")
+    kubectl("create", "namespace", kubectl.namespace)
+    yield kubectl
+    kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
+
+
+@pytest.fixture
+def throwaway(kubeconfig: Path) -> Iterator[Callable[..., None]]:
+    """`e2e/cluster COMMAND ...` of the cluster under test; skips on a cluster that is not ours to break."""
+    plan = Plan(int(os.environ.get("E2E_CLUSTER") or 0))
+    if kubeconfig != plan.kubeconfig:
+        pytest.skip("not a cluster of e2e/cluster")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([Path(__file__).parents[1] / "cluster", f"--number={plan.number}", *arguments], check=True)
+
+    yield run
+    for node in plan.nodes:
+        run("node-up", node.name)

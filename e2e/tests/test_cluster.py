@@ -1,0 +1,92 @@
+"""The cluster itself: what every other test here takes for granted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tandem_cluster.images import BOX
+from tandem_cluster.kubectl import Kubectl
+from tandem_cluster.waiting import succeeds, wait_for
+
+_LABELS = {"app": "web"}
+_DATA = {"name": "data", "mountPath": "/data"}
+
+
+def _stateful_set() -> dict[str, Any]:
+    """Two pods on two nodes; each serves the file that its init container wrote."""
+    image = {"image": BOX, "imagePullPolicy": "Never", "volumeMounts": [_DATA]}
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": _LABELS},
+    }
+    ready = {"httpGet": {"path": "/", "port": 8000}, "periodSeconds": 1}
+    pod = {
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": 1,
+        "topologySpreadConstraints": [spread],
+        "volumes": [{"name": "data", "emptyDir": {}}],
+        "initContainers": [{"name": "write", "args": ["write", "/data/text", "hello"], **image}],
+        "containers": [{"name": "serve", "args": ["serve", ":8000", "/data/text"], "readinessProbe": ready, **image}],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "web"},
+        "spec": {
+            "serviceName": "pods",
+            "replicas": 2,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": _LABELS},
+            "template": {"metadata": {"labels": _LABELS}, "spec": pod},
+        },
+    }
+
+
+def _service(name: str, **spec: Any) -> dict[str, Any]:
+    ports = [{"port": 80, "targetPort": 8000}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": _LABELS, "ports": ports, **spec},
+    }
+
+
+def _start(kubectl: Kubectl) -> None:
+    kubectl.apply(_service("web"), _service("pods", clusterIP="None"), _stateful_set())
+    kubectl("rollout", "status", "statefulset/web", "--timeout=90s")
+    wait_for("kube-proxy to know the Service", lambda: succeeds(lambda: _get(kubectl, "http://web/")), 20)
+
+
+def _get(kubectl: Kubectl, url: str) -> str:
+    return kubectl("exec", "web-0", "--container=serve", "--", "/box", "get", url).strip()
+
+
+def test_pods_on_two_nodes_answer_through_a_service_and_by_name(kubectl: Kubectl) -> None:
+    _start(kubectl)
+    assert {pod["spec"]["nodeName"] for pod in kubectl.get("pods")["items"]} == {"node-1", "node-2"}
+    assert kubectl("logs", "web-1", "--container=serve") == "serving on :8000\n"
+
+    answers = {_get(kubectl, "http://web/") for _ in range(20)}
+    assert answers == {"web-0 hello", "web-1 hello"}
+    # From one node to the other, and back to where it was asked.
+    for pod in ("web-0", "web-1"):
+        name = f"{pod}.pods.{kubectl.namespace}.svc.cluster.local"
+        assert _get(kubectl, f"http://{name}:8000/") == f"{pod} hello"
+
+
+def test_a_lost_node_is_noticed_and_comes_back(kubectl: Kubectl, throwaway: Callable[..., None]) -> None:
+    _start(kubectl)
+    victim = kubectl("get", "pod", "web-1", "--output=jsonpath={.spec.nodeName}")
+    throwaway("node-down", victim)
+    kubectl("wait", f"node/{victim}", "--for=condition=Ready=Unknown", "--timeout=60s")
+    dropped = f'jsonpath={{.endpoints[?(@.nodeName=="{victim}")].conditions.ready}}=false'
+    kubectl("wait", "endpointslice", "--selector=kubernetes.io/service-name=web", f"--for={dropped}", "--timeout=30s")
+    assert {_get(kubectl, "http://web/") for _ in range(10)} == {"web-0 hello"}
+
+    throwaway("node-up", victim)
+    kubectl("wait", f"node/{victim}", "--for=condition=Ready", "--timeout=90s")
+    kubectl("rollout", "status", "statefulset/web", "--timeout=90s")
