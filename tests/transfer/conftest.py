@@ -4,19 +4,23 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tandem_runtime.transfer.local import LocalFabric
-from transfer.rig import Rig, local_rig, tcp_rig
+from tandem_runtime.transfer.memory import PageMemory
+from transfer.rig import Rig, local_rig, staged, tcp_rig
 
 MakeRig = Callable[..., Rig]
 
 
-@pytest.fixture(params=["local", "tcp"])
+@pytest.fixture(params=["local", "tcp", "tcp staged"])
 def make_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
     """Builds rigs of each transport and stops them."""
     rigs: list[Rig] = []
     fabric = LocalFabric()
 
     def make(**shape: int) -> Rig:
-        rig = tcp_rig(**shape) if request.param == "tcp" else local_rig(fabric, **shape)
+        if request.param == "local":
+            rig = local_rig(fabric, **shape)
+        else:
+            rig = tcp_rig(memory=staged if request.param == "tcp staged" else PageMemory, **shape)
         rigs.append(rig)
         return rig
 

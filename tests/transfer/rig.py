@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.local import LocalFabric, LocalReceiver, LocalSender
-from tandem_runtime.transfer.memory import PageMemory
+from tandem_runtime.transfer.memory import PageMemory, PageSink, PageSource
 from tandem_runtime.transfer.protocol import (
     OnReceive,
     OnSend,
@@ -20,6 +20,7 @@ from tandem_runtime.transfer.protocol import (
     SendJob,
     SendReport,
 )
+from tandem_runtime.transfer.staging import Block, StagedPages
 from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
 
 TOKEN = "data-token"
@@ -32,24 +33,58 @@ def layout(heads: int = 4, tp: int = 1, head_dim: int = 8) -> KVLayout:
     )
 
 
-class WatchedMemory(PageMemory):
+class WatchedMemory:
     """Tells the test when a fragment has landed."""
 
-    def __init__(self, pages: memoryview, layout: KVLayout, rank: int) -> None:
-        super().__init__(pages, layout, rank)
+    def __init__(self, sink: PageSink) -> None:
+        self.layout, self.rank, self.num_pages = sink.layout, sink.rank, sink.num_pages
+        self._sink = sink
         self.landings: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.open_views = 0
 
     def incoming(self, page_id: int, heads: range) -> memoryview:
         self.open_views += 1
-        return super().incoming(page_id, heads)
+        return self._sink.incoming(page_id, heads)
 
     def landed(self, page_id: int, heads: range) -> None:
+        self._sink.landed(page_id, heads)
         self.open_views -= 1
         self.landings.put(page_id)
 
     def dropped(self, page_id: int, heads: range) -> None:
+        self._sink.dropped(page_id, heads)
         self.open_views -= 1
+
+
+class HostBlock:
+    def __init__(self, num_bytes: int) -> None:
+        self.view = memoryview(bytearray(b"?" * num_bytes))
+
+
+class HostCopyEngine:
+    """A device whose memory happens to be the host's. A block that was copied is overwritten when it is used again."""
+
+    def __init__(self, cache: memoryview) -> None:
+        self._cache = cache.cast("B")
+        self.blocks = 0
+
+    def block(self, num_bytes: int) -> HostBlock:
+        self.blocks += 1
+        return HostBlock(num_bytes)
+
+    def down(self, offset: int, num_bytes: int, block: Block) -> None:
+        block.view[:num_bytes] = self._cache[offset : offset + num_bytes]
+
+    def up(self, block: Block, offset: int, num_bytes: int) -> None:
+        self._cache[offset : offset + num_bytes] = block.view[:num_bytes]
+        block.view[:] = b"?" * len(block.view)
+
+
+Memory = PageMemory | StagedPages
+
+
+def staged(pages: memoryview, layout: KVLayout, rank: int) -> StagedPages:
+    return StagedPages(HostCopyEngine(pages), layout, rank, pages.nbytes // layout.page_bytes)
 
 
 class Reports:
@@ -90,9 +125,10 @@ class Rig:
 
     def __init__(
         self,
-        make_receiver: Callable[[PageMemory, OnReceive], PageReceiver],
-        make_sender: Callable[[PageMemory, OnSend], PageSender],
+        make_receiver: Callable[[PageSink, OnReceive], PageReceiver],
+        make_sender: Callable[[PageSource, OnSend], PageSender],
         *,
+        memory: Callable[[memoryview, KVLayout, int], Memory] = PageMemory,
         sender_tp: int = 1,
         receiver_tp: int = 1,
         heads: int = 4,
@@ -109,14 +145,14 @@ class Rig:
         for rank in range(sender_tp):
             held = self.source_layout.heads_of_rank(rank)
             mine = np.ascontiguousarray(self.truth[:, held.start : held.stop])
-            memory = PageMemory(memoryview(mine), self.source_layout, rank)  # type: ignore[arg-type]
-            self.senders.append(make_sender(memory, self.sent.of_rank(rank)))
+            source = memory(memoryview(mine), self.source_layout, rank)  # type: ignore[arg-type]
+            self.senders.append(make_sender(source, self.sent.of_rank(rank)))
         self.sinks: list[WatchedMemory] = []
         self.landing_zones: list[Any] = []
         self.receivers: list[PageReceiver] = []
         for rank in range(receiver_tp):
             zone = np.zeros((pages, self.sink_layout.heads_per_rank, head_bytes), dtype=np.uint8)
-            sink = WatchedMemory(memoryview(zone), self.sink_layout, rank)  # type: ignore[arg-type]
+            sink = WatchedMemory(memory(memoryview(zone), self.sink_layout, rank))  # type: ignore[arg-type]
             self.landing_zones.append(zone)
             self.sinks.append(sink)
             self.receivers.append(make_receiver(sink, self.received.of_rank(rank)))
@@ -174,7 +210,7 @@ class Rig:
         assert all(sink.open_views == 0 for sink in self.sinks)
 
 
-def tcp_rig(stall_timeout_s: float = 10.0, **shape: int) -> Rig:
+def tcp_rig(stall_timeout_s: float = 10.0, **shape: Any) -> Rig:
     return Rig(
         lambda sink, report: TcpReceiver(sink, report, host="127.0.0.1", stall_timeout_s=stall_timeout_s),
         lambda source, report: TcpSender(source, report, stall_timeout_s=stall_timeout_s),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
+from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.protocol import Failure, ReceiveReport, SendReport
 from tandem_runtime.transfer.tcp import TcpReceiver
 from transfer.rig import Rig, WatchedMemory
@@ -144,7 +145,7 @@ def test_a_restarted_receiver_refuses_the_jobs_of_its_former_life(
     zone = rig.landing_zones[0]
     zone[:] = 0xEE
     reports: queue.SimpleQueue[ReceiveReport] = queue.SimpleQueue()
-    sink = WatchedMemory(memoryview(zone), rig.sink_layout, 0)
+    sink = WatchedMemory(PageMemory(memoryview(zone), rig.sink_layout, 0))
     reborn = TcpReceiver(sink, reports.put, host="127.0.0.1", port=rig.receivers[0].port)
     rig.open_senders("old", SLOTS)
     rig.send("old", 0, [0, 1, 2, 3])

@@ -11,8 +11,10 @@ from tandem_runtime.engine.transfers import LocalTransfers
 from tandem_runtime.execution.graphs import CudaCapture
 from tandem_runtime.execution.runner import ModelRunner
 from tandem_runtime.execution.settings import ExecutionConfig
+from tandem_runtime.transfer.cuda import CudaCopyEngine
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.protocol import ReceiveReport, SendReport
+from tandem_runtime.transfer.staging import StagedPages
 from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
 
 OnReport = Callable[[ReceiveReport | SendReport], None]
@@ -45,14 +47,21 @@ class Rank:
             runner.capture_graphs(CudaCapture())
         if listen is None:
             return cls(runner, None)
-        memory = PageMemory(runner.kv_bytes().numpy().data, runner.layout, rank)
         host, port = listen
         try:
-            receiver = TcpReceiver(memory, on_report, host=host, port=port)
+            receiver = TcpReceiver(_pages(runner, rank), on_report, host=host, port=port)
         except OSError as error:
             raise StartupError(f"--kv-data-port: cannot listen on {host}:{port}: {error.strerror}") from error
-        return cls(runner, LocalTransfers(receiver, TcpSender(memory, on_report)))
+        return cls(runner, LocalTransfers(receiver, TcpSender(_pages(runner, rank), on_report)))
 
     def close(self) -> None:
         if self.transfers is not None:
             self.transfers.close()
+
+
+def _pages(runner: ModelRunner, rank: int) -> PageMemory | StagedPages:
+    """The rank's KV cache as one transport sees it."""
+    cache = runner.kv_bytes()
+    if cache.device.type == "cpu":
+        return PageMemory(cache.numpy().data, runner.layout, rank)
+    return StagedPages(CudaCopyEngine(cache), runner.layout, rank, runner.num_pages)

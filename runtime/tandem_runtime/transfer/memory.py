@@ -1,7 +1,7 @@
 """Where pages are read from and written to: the seam between a transport and the device that holds the KV cache.
 
-On the CPU both ends are views of the cache itself. A device cache implements the same two protocols over pinned staging
-buffers: `outgoing` copies down, `landed` copies up and returns once the copy is visible to the device.
+On the CPU both ends are views of the cache itself. A device's cache (`staging`) goes through page-locked memory:
+`outgoing` copies down, `landed` copies up and returns once the copy is visible to the device.
 """
 
 from __future__ import annotations
