@@ -18,6 +18,7 @@ def config(**changes: object) -> SchedulerConfig:
         "num_pages": 24,
         "max_num_seqs": 4,
         "max_num_batched_tokens": 16,
+        "max_prefill_tokens_with_decodes": 16,
         "max_model_len": 80,
         "max_waiting": 64,
         "enable_prefix_caching": True,
@@ -156,6 +157,10 @@ class Fleet:
         if plan is not None:
             assert plan.num_tokens <= self.config.max_num_batched_tokens
             assert len(plan.chunks) <= self.config.max_num_seqs
+            started = {start.slot for start in plan.starts}
+            if any(chunk.num_tokens == 1 and chunk.sample and chunk.slot not in started for chunk in plan.chunks):
+                prompt_tokens = sum(chunk.num_tokens for chunk in plan.chunks if chunk.num_tokens > 1)
+                assert prompt_tokens <= self.config.max_prefill_tokens_with_decodes
             self.plans.append(plan)
         for update in self.scheduler.take_updates():
             self._take(update)

@@ -50,7 +50,7 @@ def random_sequence(
 @pytest.mark.parametrize("num_pages", [9, 24, 100])
 def test_everything_ends_and_nothing_leaks(modes: list[Mode], num_pages: int, ahead: bool) -> None:
     rng = random.Random(repr((modes, num_pages, ahead)))
-    settings = config(num_pages=num_pages, max_waiting=20)
+    settings = config(num_pages=num_pages, max_waiting=20, max_prefill_tokens_with_decodes=rng.choice([1, 6, 16]))
     context = min(settings.max_model_len, num_pages * settings.page_size)
     fleet = Fleet(settings)
     number = 0

@@ -25,6 +25,36 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
     assert shapes == [[(5, 1), (0, 15)], [(6, 1), (15, 15)], [(7, 1), (30, 5)], [(8, 1), (35, 1)]]
 
 
+def test_decodes_bound_what_of_a_prompt_a_step_takes() -> None:
+    fleet = Fleet(config(num_pages=100, max_num_batched_tokens=16, max_prefill_tokens_with_decodes=6))
+    fleet.add(make("alone", [2] * 20, max_tokens=1))
+    assert shape(fleet.schedule()) == [(0, 16)], "nobody is held up"
+    fleet.commit()
+    fleet.add(make("short", [1] * 5, max_tokens=3))
+    shapes = [shape(fleet.schedule())]
+    fleet.commit()
+    fleet.add(make("long", [2] * 40))
+    for _ in range(4):
+        shapes.append(shape(fleet.schedule()))
+        fleet.commit()
+    assert shapes == [[(16, 4), (0, 5)], [(5, 1), (20, 6)], [(6, 1), (26, 6)], [(32, 8)], [(40, 1)]]
+    fleet.drain()
+
+
+def test_a_handed_over_sequence_does_not_wait_for_the_end_of_a_long_prompt() -> None:
+    """It needs one token of a step, but the long prompt used to take them all, step after step."""
+    fleet = Fleet(config(num_pages=100, max_num_batched_tokens=16))
+    fleet.add(make("long", [2] * 70))
+    fleet.step()
+    fleet.add(make("handed over", [1] * 9, mode="remote"))
+    fleet.hold("handed over")
+    assert fleet.reserve("handed over")
+    fleet.fill("handed over")
+    assert shape(fleet.schedule()) == [(8, 1), (16, 15)]
+    fleet.commit()
+    fleet.drain()
+
+
 def test_only_the_end_of_a_prompt_is_sampled() -> None:
     fleet = Fleet(config(num_pages=100, max_num_batched_tokens=16))
     fleet.add(make("r", [2] * 20))

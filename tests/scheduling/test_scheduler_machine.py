@@ -35,14 +35,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_pages=st.sampled_from([5, 12, 40]),
         max_num_seqs=st.integers(1, 5),
         budget=st.integers(5, 20),
+        beside_decodes=st.integers(1, 20),
         caching=st.booleans(),
     )
-    def start(self, num_pages: int, max_num_seqs: int, budget: int, caching: bool) -> None:
+    def start(self, num_pages: int, max_num_seqs: int, budget: int, beside_decodes: int, caching: bool) -> None:
         self.fleet = Fleet(
             config(
                 num_pages=num_pages,
                 max_num_seqs=max_num_seqs,
                 max_num_batched_tokens=budget,
+                max_prefill_tokens_with_decodes=beside_decodes,
                 enable_prefix_caching=caching,
                 max_waiting=12,
             )

@@ -163,6 +163,7 @@ class Pod:
                 num_pages=num_pages,
                 max_num_seqs=max_num_seqs,
                 max_num_batched_tokens=max_num_batched_tokens,
+                max_prefill_tokens_with_decodes=max_num_batched_tokens,
                 max_model_len=4096,
                 max_waiting=1024,
                 enable_prefix_caching=True,

@@ -13,6 +13,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Slots: most sequences in one step."""
     max_num_batched_tokens: int
     """Most tokens in one step; at least `max_num_seqs`, else decodes alone could keep prefills out of every step."""
+    max_prefill_tokens_with_decodes: int
+    """Most prompt tokens in a step that also decodes: how long one decode step may take while prompts wait."""
     max_model_len: int
     max_waiting: int
     enable_prefix_caching: bool

@@ -38,7 +38,7 @@ class Residency:
         admitted: list[Sequence] = []
         waiting_blocked = filled_blocked = False
         passed_over = 0
-        while self._roster.has_free_slot and step.budget > 0:
+        while self._roster.num_free_slots > 0 and step.budget > 0:
             filled = None if filled_blocked else self._roster.filled.head
             waiting = None if waiting_blocked else self._roster.waiting.at(passed_over)
             if filled is not None and (waiting is None or filled.rank < waiting.rank):

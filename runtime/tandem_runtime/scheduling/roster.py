@@ -102,8 +102,8 @@ class Roster:
                 yield seq
 
     @property
-    def has_free_slot(self) -> bool:
-        return bool(self._free_slots)
+    def num_free_slots(self) -> int:
+        return len(self._free_slots)
 
     @property
     def num_waiting(self) -> int:

@@ -71,6 +71,8 @@ class Scheduler:
         self._now = now
         step = Step(self._last_step + 1, self._config.max_num_batched_tokens)
         pages_were_short = self._plan_decodes(step)
+        if step.rows:
+            step.budget = min(step.budget, self._config.max_prefill_tokens_with_decodes)
         self._plan_prefills(step)
         if not pages_were_short:
             admitted = self._residency.admit(step, now)
@@ -99,11 +101,15 @@ class Scheduler:
         return short
 
     def _plan_prefills(self, step: Step) -> None:
+        # Filled sequences are admitted after this and need one token each; a long prompt must not keep them waiting.
+        room = max(0, min(len(self._roster.filled), self._roster.num_free_slots, step.budget - 1))
+        step.budget -= room
         for seq in self._roster.running:
             if step.budget == 0:
-                return
+                break
             if seq.tokens_to_compute > 1:
                 step.advance(seq, [])
+        step.budget += room
 
     def take_updates(self) -> list[SequenceUpdate]:
         """News that needed no step: `prefill_only` sequences admitted since the last call, and what they found cached.
