@@ -34,6 +34,18 @@ def continue_text(prompt: list[int], num_tokens: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+class Computed:
+    """Implements `engine.executor.Launched`: there is no device to wait for."""
+
+    done = True
+
+    def __init__(self, result: StepResult) -> None:
+        self._result = result
+
+    def result(self) -> StepResult:
+        return self._result
+
+
 class TokenModelRunner:
     """Implements `engine.executor.Runner`. `gate` holds up every step while it is cleared."""
 
@@ -47,12 +59,12 @@ class TokenModelRunner:
         self.gate.set()
         self.computed_tokens = 0
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> Computed:
         self.gate.wait()
         for start in plan.starts:
             self._tables[start.slot] = list(start.page_ids)
         sampled = [token for chunk in plan.chunks if (token := self._compute(chunk)) is not None]
-        return StepResult(plan.step, sampled, {}, {}, 0.0, 0.0)
+        return Computed(StepResult(plan.step, sampled, {}, {}, 0.0, 0.0))
 
     def _compute(self, chunk: Chunk) -> int | None:
         table = self._tables[chunk.slot]
