@@ -227,7 +227,7 @@ async def test_wrong_content_type(http: aiohttp.ClientSession, content_type: str
 
 
 async def test_unknown_route_and_method(http: aiohttp.ClientSession) -> None:
-    async with http.post("/v1/embeddings", json={}) as response:
+    async with http.post("/v1/images", json={}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (404, "not_found")
     async with http.get(CHAT) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (405, "method_not_allowed")
