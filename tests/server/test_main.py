@@ -163,9 +163,17 @@ async def test_a_failed_load_is_a_startup_error(life: Life) -> None:
     assert life.engine.closed
 
 
-async def test_a_bad_tokenizer_does_not_wait_for_the_weights(life: Life, tmp_path: Path) -> None:
+async def test_a_missing_tokenizer_is_known_at_once(life: Life, tmp_path: Path) -> None:
     life.flags = replace(life.flags, model=str(tmp_path))
-    with pytest.raises(StartupError, match=r"tokenizer\.json"):
+    with pytest.raises(StartupError, match=r"there is no tokenizer\.json"):
+        await life.serve()
+    assert not life.started.is_set()
+
+
+async def test_a_bad_tokenizer_does_not_wait_for_the_weights(life: Life, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    life.flags = replace(life.flags, model=str(tmp_path))
+    with pytest.raises(StartupError, match=r"tokenizer\.json cannot be read"):
         await life.serve()
     assert life.engine.closed
 

@@ -29,7 +29,7 @@ from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.handoff import HandoffCaller, TicketGate, build_handoff_app
 from tandem_runtime.server.listen import bind, listen
 from tandem_runtime.server.pod import LoadedModel, Pod
-from tandem_runtime.text.tokenizer import Tokenizer
+from tandem_runtime.text.tokenizer import Tokenizer, check_presence
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,8 @@ def new_pod(flags: ServeFlags) -> Pod:
     """Raises `StartupError` for what can be told at once: no such model folder, unreadable key files."""
     if not Path(flags.model).is_dir():
         raise StartupError(f"--model {flags.model}: no such folder")
+    if flags.load_format != "dummy":
+        check_presence(flags.model)
     return Pod(
         name=os.environ.get(env.POD_NAME) or socket.gethostname(),
         flags=flags,

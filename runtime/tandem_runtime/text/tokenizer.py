@@ -63,9 +63,14 @@ class Tokenizer:
         return IncrementalDetokenizer(self._visible_bytes)
 
 
-def _load(folder: Path) -> tokenizers.Tokenizer:
-    if not (folder / TOKENIZER_FILE).is_file():
+def check_presence(folder: str) -> None:
+    """At once, where reading takes a while. Raises `StartupError`."""
+    if not (Path(folder) / TOKENIZER_FILE).is_file():
         raise StartupError(f"--model {folder}: there is no {TOKENIZER_FILE}")
+
+
+def _load(folder: Path) -> tokenizers.Tokenizer:
+    check_presence(str(folder))
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     except Exception as error:  # the only kind that the Rust library raises
