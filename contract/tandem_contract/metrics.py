@@ -105,6 +105,7 @@ HANDOFF_BYTES = _counter("handoff_bytes", "KV bytes moved", "side")
 HANDOFF_PAGES = _counter("handoff_pages", "KV pages moved", "side")
 HANDOFF_SECONDS = _histogram("handoff_seconds", "From asking P to the last verified page", LATENCY_BUCKETS_S)
 HANDOFF_FALLBACKS = _counter("handoff_fallbacks", "Prompts computed locally after a failed handoff", "reason")
+TICKETS_REFUSED = _counter("tickets_refused", "Tickets that a decode pod did not honour", "reason")
 HANDOFF_EXPIRED = _counter("handoff_leases_expired", "Jobs whose decode pod fell silent")
 HANDOFF_QUARANTINED = _gauge("handoff_pages_quarantined", "Pages waiting for late writes to quiesce")
 

@@ -16,14 +16,24 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 DEFAULT_TTL_S = 120.0
 MESSAGE_TTL_S = 120.0
 MIN_KEY_BYTES = 16
 
 
+Refusal = Literal["malformed", "signature", "expired", "replayed", "misdirected", "full"]
+"""`misdirected`: for another request or pod; `full`: too many tickets are outstanding to tell replays."""
+
+
 class TicketError(ValueError):
     """The ticket must not be honoured; the message says why and never contains key material."""
+
+    def __init__(self, message: str, *, reason: Refusal) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """A metric label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,24 +68,24 @@ def sign(ticket: Ticket, key: bytes) -> str:
 def verify(text: str, keys: Sequence[bytes], *, now: float | None = None) -> Ticket:
     """Checks signature, shape and expiry, in that order. Replay is `NonceLedger`'s to refuse."""
     if len(text) > 4096:
-        raise TicketError("ticket is too long")
+        raise TicketError("ticket is too long", reason="malformed")
     signed, dot, signature = text.rpartition(".")
     if not dot or not signed.startswith("v1."):
-        raise TicketError("ticket is not of version v1")
+        raise TicketError("ticket is not of version v1", reason="malformed")
     try:
         given = _unb64(signature)
         raw = signed.encode("ascii")
     except ValueError as error:
-        raise TicketError("ticket is not base64url") from error
+        raise TicketError("ticket is not base64url", reason="malformed") from error
     # A list, so that the time taken does not tell which key matched.
     if not any([hmac.compare_digest(_mac(raw, key), given) for key in keys]):  # noqa: C419
-        raise TicketError("ticket signature does not match")
+        raise TicketError("ticket signature does not match", reason="signature")
     try:
         ticket = Ticket(**json.loads(_unb64(signed[3:])))
     except (ValueError, TypeError) as error:
-        raise TicketError("ticket payload is malformed") from error
+        raise TicketError("ticket payload is malformed", reason="malformed") from error
     if ticket.expires_at <= (time.time() if now is None else now):
-        raise TicketError("ticket has expired")
+        raise TicketError("ticket has expired, or the clocks of gateway and pod differ", reason="expired")
     return ticket
 
 
@@ -92,11 +102,11 @@ class NonceLedger:
         now = time.time() if now is None else now
         with self._lock:
             if ticket.nonce in self._expiry:
-                raise TicketError("ticket was already used")
+                raise TicketError("ticket was already used", reason="replayed")
             if len(self._expiry) >= self._max_entries:
                 self._forget(now)
                 if len(self._expiry) >= self._max_entries:
-                    raise TicketError("too many tickets outstanding")
+                    raise TicketError("too many tickets outstanding", reason="full")
             self._expiry[ticket.nonce] = ticket.expires_at
             if len(self._expiry) % 4096 == 0:
                 self._forget(now)
@@ -121,12 +131,12 @@ def verify_message(signature: str, path: str, body: bytes, keys: Sequence[bytes]
         given = _unb64(mac)
         age = (time.time() if now is None else now) - int(sent_at)
     except (ValueError, OverflowError) as error:
-        raise TicketError("the message is not signed") from error
+        raise TicketError("the message is not signed", reason="malformed") from error
     signed = _message(sent_at, path, body)
     if not any([hmac.compare_digest(_mac(signed, key), given) for key in keys]):  # noqa: C419
-        raise TicketError("the message's signature does not match")
+        raise TicketError("the message's signature does not match", reason="signature")
     if abs(age) > MESSAGE_TTL_S:
-        raise TicketError("the message was signed too long ago, or the pods' clocks differ")
+        raise TicketError("the message was signed too long ago, or the pods' clocks differ", reason="expired")
 
 
 def parse_keys(text: str) -> tuple[bytes, ...]:

@@ -3,37 +3,61 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
-from processes.asking import ask_status, completion_body, random_prompt
-from processes.faults import ticketed
+from processes.asking import ask, completion_body, random_prompt
+from processes.faults import assert_right, ticketed
 from support.serving import EnginePod, Fleet
 from tandem_contract import handoff, headers
-from tandem_contract.ticket import sign_message
+from tandem_contract import metrics as names
+from tandem_contract.ticket import Ticket, sign, sign_message
 
 pytestmark = pytest.mark.processes
 
 
-async def test_forged_expired_and_replayed_tickets(fleet: Fleet, pair: tuple[EnginePod, EnginePod]) -> None:
-    prefill, decode = pair
+async def test_forged_expired_and_replayed_tickets(
+    fleet: Fleet, pair: tuple[EnginePod, EnginePod], reference: EnginePod
+) -> None:
+    """They cost nobody an answer, and make the decode pod contact nobody."""
+    _, decode = pair
     body = completion_body(random_prompt(random.Random(6), 100))
-    for sent, word in (
-        (ticketed(fleet, prefill, "forged", key=b"another-key-of-enough-bytes"), "signature"),
-        (ticketed(fleet, prefill, "expired", ttl_s=-1.0), "expired"),
-        ({headers.TICKET: "nonsense"}, "ticket"),
-    ):
-        status, answer = await ask_status(decode.url, body, sent)
-        assert status == 401
-        assert word in answer["error"]["message"]
+    with socket.create_server(("127.0.0.1", 0)) as victim:
+        victim.setblocking(False)
+        ticket = Ticket(
+            request_id="r",
+            prefill_host="127.0.0.1",
+            prefill_port=victim.getsockname()[1],
+            prefill_incarnation="i",
+            nonce="n",
+            expires_at=time.time() + 60,
+        )
+        for text, reason in (
+            (sign(ticket, b"another-key-of-enough-bytes"), "signature"),
+            (sign(replace(ticket, expires_at=time.time() - 150), fleet.key), "expired"),
+            ("nonsense", "malformed"),
+        ):
+            answer = await ask(decode.url, body, {headers.TICKET: text, headers.REQUEST_ID: "r"})
+            await assert_right(answer, reference, body)
+            assert decode.metric(names.TICKETS_REFUSED, reason=reason) == 1
+        with pytest.raises(BlockingIOError):
+            victim.accept()
+
+
+async def test_a_ticket_is_honoured_once(fleet: Fleet, pair: tuple[EnginePod, EnginePod], reference: EnginePod) -> None:
+    prefill, decode = pair
     sent = ticketed(fleet, prefill, "replayed")
-    assert (await ask_status(decode.url, body, sent))[0] == 200
-    status, answer = await ask_status(decode.url, body, sent)
-    assert status == 401
-    assert "already used" in answer["error"]["message"]
+    for seed, prefill_pod in ((7, prefill.status()["name"]), (8, None)):
+        body = completion_body(random_prompt(random.Random(seed), 100))
+        answer = await ask(decode.url, body, sent | {headers.TIMING: "1"})
+        await assert_right(answer, reference, body)
+        assert answer["tandem"]["prefill_pod"] == prefill_pod
+    assert decode.metric(names.TICKETS_REFUSED, reason="replayed") == 1
     decode.wait_idle()
 
 

@@ -53,22 +53,24 @@ class Tickets:
         """Those in force now."""
         return self._keys.get() if self._keys is not None else ()
 
-    def accept(self, header: str | None) -> list[SignedTicket]:
-        """Comma-separated, the preferred pod first. Raises `UnauthorizedError` if any must not be honoured."""
-        if not header:
-            return []
-        texts = [text.strip() for text in header.split(",")]
-        try:
-            if len(texts) > MAX_TICKETS:
-                raise TicketError(f"more than {MAX_TICKETS} tickets")
-            signed = [SignedTicket(verify(text, self.keys), text) for text in texts]
-            for one in signed:
-                self._spent.spend(one.ticket)
-        except TicketError as error:
-            refusal = UnauthorizedError(str(error))
-            refusal.code = "invalid_ticket"
-            raise refusal from error
-        return signed
+    def sift(self, header: str | None) -> tuple[list[SignedTicket], list[TicketError]]:
+        """Comma-separated, the preferred pod first: those to honour, and why the others must not be.
+
+        A ticket is all that names a prefill pod's address, so that of a refused one is never contacted.
+        """
+        texts = [text.strip() for text in header.split(",")] if header else []
+        if len(texts) > MAX_TICKETS:
+            return [], [TicketError(f"more than {MAX_TICKETS} tickets", reason="malformed")]
+        good, refused = [], []
+        for text in texts:
+            try:
+                ticket = verify(text, self.keys)
+                self._spent.spend(ticket)
+            except TicketError as error:
+                refused.append(error)
+            else:
+                good.append(SignedTicket(ticket, text))
+        return good, refused
 
 
 def _open(path: str, parse: Callable[[str], Value], *, flag: str) -> ReloadingFile[Value]:

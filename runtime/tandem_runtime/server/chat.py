@@ -56,7 +56,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             seed=pod.new_seed(),
             logprobs=body.alternatives,
             deadline_s=pod.flags.request_timeout,
-            tickets=pod.tickets.accept(request.headers.get(headers.TICKET)),
+            tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
         )
         choices = [
             ChoiceRequest(_choice(index, model, prompt, body), engine_request)

@@ -44,7 +44,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     with pod.flight():
         check_choices(body.choices, len(body.prompts), model.info)
         prompts = [await _prompt(model, given, echo=bool(body.echo)) for given in body.prompts]
-        tickets = pod.tickets.accept(request.headers.get(headers.TICKET))
+        tickets = pod.accept_tickets(request.headers.get(headers.TICKET))
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         runs: list[list[ChoiceRequest]] = []
         for position, prompt in enumerate(prompts):

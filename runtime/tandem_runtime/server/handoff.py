@@ -49,13 +49,13 @@ class TicketGate:
         try:
             job = msgspec.json.decode(body, type=_Ticketed)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise TicketError(f"the job's ticket cannot be read: {error}") from error
+            raise TicketError(f"the job's ticket cannot be read: {error}", reason="malformed") from error
         ticket = verify(job.ticket, self._keys())
         # n > 1 and retries add a suffix to the id the gateway signed.
         if job.request_id != ticket.request_id and not job.request_id.startswith(ticket.request_id + "-"):
-            raise TicketError("ticket is for another request")
+            raise TicketError("ticket is for another request", reason="misdirected")
         if ticket.prefill_incarnation != self._incarnation():
-            raise TicketError("ticket is for another pod, or for this one before it restarted")
+            raise TicketError("ticket is for another pod, or for this one before it restarted", reason="misdirected")
         self._spent.spend(ticket)
 
 

@@ -24,6 +24,7 @@ class Metrics:
         self.itl = self._histogram(m.ITL)
         self.e2e = self._histogram(m.E2E)
         self.queue_time = self._histogram(m.QUEUE_TIME)
+        self.tickets_refused = self._counter(m.TICKETS_REFUSED)
         self.handoff_seconds = self._histogram(m.HANDOFF_SECONDS)
         self._step_time = self._histogram(m.STEP_TIME)
         self._step_gap = self._histogram(m.STEP_GAP)

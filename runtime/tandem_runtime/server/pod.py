@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from tandem_contract.status import PodStatus
 
 from tandem_runtime.core.errors import RequestError, UnknownModelError
 from tandem_runtime.engine.client import EngineClient, EngineInfo
-from tandem_runtime.engine.messages import EngineStatus
+from tandem_runtime.engine.messages import EngineStatus, SignedTicket
 from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.errors import UnavailableError
 from tandem_runtime.server.metrics import Metrics
 from tandem_runtime.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,15 @@ class Pod:
         if self.loaded is None:
             raise UnavailableError("the model is still loading")
         return self.loaded
+
+    def accept_tickets(self, header: str | None) -> list[SignedTicket]:
+        """Those of the `TICKET` header that are honoured. One that is not costs the client nothing but time: the
+        prompt is computed here."""
+        good, refused = self.tickets.sift(header)
+        for error in refused:
+            logger.warning("ticket not honoured: %s", error)
+            self.metrics.tickets_refused.labels(error.reason).inc()
+        return good
 
     @contextmanager
     def flight(self) -> Iterator[None]:

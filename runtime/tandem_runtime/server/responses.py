@@ -62,7 +62,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
             seed=pod.new_seed(),
             logprobs=body.alternatives,
             deadline_s=pod.flags.request_timeout,
-            tickets=pod.tickets.accept(request.headers.get(headers.TICKET)),
+            tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
         )
         choice = Choice(
             0,
