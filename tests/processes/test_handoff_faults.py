@@ -72,18 +72,6 @@ async def test_sigstop_of_prefill_mid_transfer(fleet: Fleet, reference: EnginePo
     prefill.kill()
 
 
-async def test_a_frozen_engine_makes_its_pod_unready(fleet: Fleet) -> None:
-    """Symptom: the engine process was frozen, its pod stayed Ready, and the gateway went on picking it."""
-    pod = fleet.pod("both")
-    pod.wait_ready()
-    engine = pod.child("tandem-engine")
-    engine.suspend()
-    await until(lambda: not pod.status()["ready"])
-    engine.resume()
-    await until(lambda: pod.status()["ready"])
-    pod.kill()
-
-
 async def test_restart_of_decode_while_prefill_holds_its_pages(fleet: Fleet, reference: EnginePod) -> None:
     prefill = fleet.pod("prefill", handoff_lease_seconds=2.0, **TINY_STEPS)
     with proxied_decode(fleet, hold_after=200_000) as decode:

@@ -10,6 +10,9 @@ from tandem_contract.ticket import Ticket
 
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
 
+HEARTBEAT_S = 1.0
+"""The engine sends a status at least this often; one that is silent for longer hangs, or is frozen."""
+
 FinishReason = Literal["stop", "length", "abort", "deadline", "error"]
 
 

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from tandem_runtime.core.errors import (
 from tandem_runtime.engine import entry, ipc
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import (
+    HEARTBEAT_S,
     Abort,
     ControlCall,
     ControlReply,
@@ -45,8 +45,8 @@ logger = logging.getLogger(__name__)
 CONTROL_TIMEOUT_S = 5.0
 EXIT_GRACE_S = 5.0
 LAST_WORDS_MS = 20
-SILENCE_S = 5.0
-"""Five heartbeats of the engine (`reporting.HEARTBEAT_S`)."""
+SILENT_BEATS_TO_FROZEN = 5
+"""Heartbeats missed in a row (`HEARTBEAT_S`), after which the engine is taken for frozen."""
 
 PostControl = Callable[[ControlCall], Awaitable[tuple[int, bytes]]]
 OnProgress = Callable[[Progress], None]
@@ -75,7 +75,7 @@ class ProcessEngineClient:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: Failed | None = None
         self._dead = asyncio.Event()
-        self._heard_at = time.monotonic()
+        self._missed_beats = 0
 
     def start(self) -> None:
         self._info = asyncio.get_running_loop().create_future()
@@ -88,6 +88,7 @@ class ProcessEngineClient:
         self._process.start()
         asyncio.get_running_loop().add_reader(self._process.sentinel, self._on_exit)
         self._spawn(self._receive())
+        self._spawn(self._watch())
 
     @property
     def info(self) -> EngineInfo:
@@ -101,8 +102,7 @@ class ProcessEngineClient:
     @property
     def alive(self) -> bool:
         """Whether the engine runs and, once it is ready, has been heard of lately."""
-        loaded = self._info is not None and self._info.done()
-        return not self._dead.is_set() and not (loaded and time.monotonic() - self._heard_at > SILENCE_S)
+        return not self._dead.is_set() and self._missed_beats < SILENT_BEATS_TO_FROZEN
 
     async def wait_ready(self) -> None:
         assert self._info is not None, "start() first"
@@ -114,8 +114,8 @@ class ProcessEngineClient:
         return self._failure or Failed(f"the engine process ended with status {self._process.exitcode}", startup=False)
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        if self._dead.is_set():
-            raise EngineDeadError("the engine has stopped")
+        if not self.alive:
+            raise EngineDeadError("the engine has stopped, or is frozen")
         outputs: asyncio.Queue[EngineOutput | None] = asyncio.Queue()
         assert request.request_id not in self._queues, "request ids are unique"
         self._queues[request.request_id] = outputs
@@ -125,8 +125,7 @@ class ProcessEngineClient:
             while not finished:
                 output = await outputs.get()
                 if output is None:
-                    finished = True
-                    raise EngineDeadError("the engine stopped while it served this request")
+                    raise EngineDeadError("the engine stopped, or froze, while it served this request")
                 finished = output.finish_reason is not None
                 if output.finish_reason == "error":
                     raise _REFUSALS[output.error_code](output.error or "the engine refused the request")
@@ -151,7 +150,8 @@ class ProcessEngineClient:
 
     async def close(self) -> None:
         """Ends the engine: politely, then by force. Leaves no process, socket or file behind."""
-        if not self._dead.is_set():
+        # One that still loads would not listen.
+        if not self._dead.is_set() and self._info is not None and self._info.done():
             await self._send(Shutdown())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._dead.wait(), EXIT_GRACE_S)
@@ -170,7 +170,7 @@ class ProcessEngineClient:
     async def _receive(self) -> None:
         while True:
             message = ipc.decode_from_engine(await self._inbound.recv())
-            self._heard_at = time.monotonic()
+            self._missed_beats = 0
             match message:
                 case Outputs():
                     for output in message.outputs:
@@ -191,6 +191,20 @@ class ProcessEngineClient:
                 case EngineInfo():
                     assert self._info is not None
                     self._info.set_result(message)
+
+    async def _watch(self) -> None:
+        """Ends the requests of an engine that has frozen: nobody knows for how long, and another pod may serve them.
+
+        Beats are counted, not seconds: after a pause of the whole machine the engine gets its time to be heard.
+        """
+        assert self._info is not None
+        await asyncio.wait([self._info])
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            self._missed_beats += 1
+            if self._missed_beats == SILENT_BEATS_TO_FROZEN:
+                logger.error("the engine is frozen: ending its %d requests", len(self._queues))
+                self._end_requests()
 
     async def _post(self, call: ControlCall) -> None:
         assert self.post_control is not None, "a pod with handoffs has a handoff endpoint"
@@ -217,5 +231,8 @@ class ProcessEngineClient:
                 self._failure.message if self._failure else f"the engine ended with status {self._process.exitcode}"
             )
             self._info.set_exception(StartupError(message))
+        self._end_requests()
+
+    def _end_requests(self) -> None:
         for queue in self._queues.values():
             queue.put_nowait(None)

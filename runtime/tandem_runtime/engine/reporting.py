@@ -5,12 +5,10 @@ from __future__ import annotations
 from tandem_runtime.core.plan import StepResult
 from tandem_runtime.engine.handoff_decode import DecodeHandoffs
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
-from tandem_runtime.engine.messages import EngineStatus
+from tandem_runtime.engine.messages import HEARTBEAT_S, EngineStatus
 from tandem_runtime.scheduling import Scheduler
 
 STATUS_INTERVAL_S = 0.1
-HEARTBEAT_S = 1.0
-"""A status is sent at least this often: an engine that is silent for longer hangs, or is frozen."""
 
 
 class StatusReporter:
