@@ -11,7 +11,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from support import bad_specs
-from support.crd_admission import admit
+from support.crd_admission import admit, broken_rules
 from tandem_operator.api.service import parse_spec
 from tandem_operator.crdgen.__main__ import CRD_PATH, generated
 
@@ -60,6 +60,13 @@ def test_lists_maps_and_strings_below_rules_are_bounded() -> None:
             assert kind != "array" or "maxItems" in schema, path
             assert kind != "object" or "properties" in schema or "maxProperties" in schema, path
             assert kind != "string" or "maxLength" in schema or "enum" in schema, path
+
+
+def test_defaults_satisfy_the_rules_as_they_are_written() -> None:
+    """Symptom: the API server refused the CRD, "no such key: strategy evaluating rule", for a default of {}."""
+    for path, schema in nodes(SCHEMA):
+        if "default" in schema:
+            assert list(broken_rules(schema["default"], schema, path)) == []
 
 
 def test_every_rule_names_a_field() -> None:

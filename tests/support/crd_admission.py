@@ -20,7 +20,7 @@ def admit(body: Any, schema: Schema) -> tuple[dict[str, Any], list[str]]:
     problems = [_described(error) for error in jsonschema.Draft202012Validator(schema).iter_errors(filled)]
     problems += [f'unknown field "{path}"' for path in _unknown(filled, schema, "")]
     # As the API server: rules see only objects of the right shape.
-    return filled, problems or list(_broken_rules(filled, schema, ""))
+    return filled, problems or list(broken_rules(filled, schema, ""))
 
 
 def _default(value: Any, schema: Schema) -> None:
@@ -46,12 +46,13 @@ def _unknown(value: Any, schema: Schema, path: str) -> Iterator[str]:
             yield from _unknown(child, inner, where)
 
 
-def _broken_rules(value: Any, schema: Schema, path: str) -> Iterator[str]:
+def broken_rules(value: Any, schema: Schema, path: str) -> Iterator[str]:
+    """Raises where a rule reads a field that is not there."""
     for rule in schema.get("x-kubernetes-validations", []):
         if not _compiled(rule["rule"]).execute({"self": value}):
             yield f"{path}: {rule['message']}"
     for name, child, inner in _children(value, schema):
-        yield from _broken_rules(child, inner or {}, f"{path}.{name}")
+        yield from broken_rules(child, inner or {}, f"{path}.{name}")
 
 
 def _children(value: Any, schema: Schema) -> Iterator[tuple[str, Any, Schema | None]]:

@@ -20,7 +20,10 @@ REFERENCE_PATH = Path("docs/reference/inferenceservice.md")
 
 
 class _Compact(yaml.SafeDumper):
-    """Writes short lists and maps of scalars on one line, so that the CRD stays readable."""
+    """Writes short lists and maps of scalars on one line, and no references, so that the CRD stays readable."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
     def serialize_node(self, node: yaml.Node, parent: Any, index: Any) -> None:
         if isinstance(node, yaml.CollectionNode):

@@ -61,7 +61,8 @@ def _collect(
 
 
 def _row(path: str, schema: dict[str, Any], *, required: bool) -> str:
-    default = schema.get("default")
+    # The defaults of an object's own fields follow in their rows.
+    default = None if "properties" in schema else schema.get("default")
     shown = "required" if required else "" if default in (None, {}) else f"`{json.dumps(default)}`"
     return f"| `{path}` | {_type(schema)} | {shown} | {schema.get('description', '').replace('|', chr(92) + '|')} |"
 

@@ -29,6 +29,9 @@ def _convert(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         del converted["default"]
     if "properties" in converted:
         converted["properties"] = {k: _convert(v, definitions) for k, v in converted["properties"].items()}
+        if converted.get("default") == {}:
+            # The API server checks rules against a default as it is written, with nothing filled in.
+            converted["default"] = {k: v["default"] for k, v in converted["properties"].items() if "default" in v}
     for key in ("items", "additionalProperties"):
         if isinstance(converted.get(key), dict):
             converted[key] = _convert(converted[key], definitions)
