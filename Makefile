@@ -41,8 +41,8 @@ e2e: $(VENV)/.dev ## the tests on a real Kubernetes: that of E2E_KUBECONFIG, els
 test-gpu: $(VENV)/.dev ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)
 
-bench-gpu: $(VENV)/.dev ## time of every kernel over its floor, on a CUDA device; ARGS=ops, --sweep
-	$(BIN)/python kernels/bench/run.py $(ARGS)
+bench-gpu: $(VENV)/.dev ## steps, servers and kernels beside their floors, on a CUDA device; ARGS=parts, --list
+	$(BIN)/python benchmarks/gpu/run.py $(ARGS)
 
 lint: $(VENV)/.dev ## style and formatting
 	$(BIN)/ruff check .

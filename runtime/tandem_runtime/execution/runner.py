@@ -65,13 +65,16 @@ class ModelRunner:
     Every rank executes the same plans; only rank 0 samples, and only its results carry logprobs.
     """
 
-    def __init__(self, config: ExecutionConfig, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, config: ExecutionConfig, rank: int = 0, world: int = 1, *, tp: TensorParallel | None = None
+    ) -> None:
+        """`tp`: instead of `world` ranks' collectives."""
         assert world == config.tensor_parallel_size
         self.config = config
         self.layout: KVLayout = config.layout
         self.num_pages = 0
         """Set by `load`."""
-        self._tp = TensorParallel(rank, world)
+        self._tp = tp or TensorParallel(rank, world)
         self._device = torch.device(config.device)
         self._sampler = sampler_of(config)
         self._timer = timer_of(config)
