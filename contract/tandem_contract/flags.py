@@ -60,7 +60,8 @@ class ServeFlags:
     max_model_len: int | None = flag(None, help="longest prompt + answer in tokens; default: the model's own")
     rope_scaling: str | None = flag(
         None,
-        help='JSON over the config, such as {"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":32768}',
+        help="for contexts beyond the model's own, at some cost to short prompts: yarn (as far as --max-model-len), "
+        "yarn:FACTOR, yarn:FACTOR:ORIGINAL_LENGTH, JSON over the config's own, or none",
     )
     max_num_seqs: int = flag(64, help="most sequences in one step")
     max_num_batched_tokens: int = flag(2048, help="most tokens in one step; longer prompts are computed in chunks")

@@ -58,6 +58,30 @@ def test_yarn_by_flag_extends_a_plain_checkpoint(tiny: Callable[..., Path]) -> N
     assert runner.config.max_model_len == 256
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_yarn_far_beyond_the_original_length(tiny: Callable[..., Path], family: str) -> None:
+    """Every position of a prompt 32 times the original length, and decode steps after it."""
+    length, original = 4096, 128
+    folder = tiny(family, max_position_embeddings=original)
+    runner = load_runner(folder, rope_scaling="yarn", max_model_len=length)
+    prompt = [(7 * i * i + 3 * i) % 256 for i in range(length - 8)]
+    driver = StepDriver(runner)
+    driver.start(0, prompt, full_logprobs(runner))
+    found, tokens = [], list(prompt)
+    for begin in range(0, len(prompt), 512):
+        last = begin + 512 >= len(prompt)
+        result = driver.step(driver.chunk(0, begin, prompt[begin : begin + 512], sample=last))
+    for position in range(len(prompt), length - 1):
+        found.append(distribution(result))
+        tokens += result.token_ids
+        result = driver.step(driver.chunk(0, position, None, sample=True))
+    rope = {"rope_type": "yarn", "factor": length / original, "original_max_position_embeddings": original}
+    theta = runner.config.model.rope["rope_theta"]
+    reference = reference_model(folder, tuple((rope | {"rope_theta": theta}).items()))
+    expected = reference_logprobs(reference, tokens)[len(prompt) - 1 : -1]
+    assert (torch.stack(found) - expected).abs().max() <= 2e-4
+
+
 def _compare(folder: Path, *, reference_rope: dict[str, Any] | None, **flags: object) -> Any:
     runner = load_runner(folder, **flags)
     driver = StepDriver(runner)

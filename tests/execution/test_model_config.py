@@ -126,8 +126,62 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
         ModelConfig.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["yes", "[1]", "{"])
-def test_a_rope_scaling_flag_that_is_no_object(tmp_path: Path, text: str) -> None:
+def yarn(factor: float, original: int = 32768) -> dict[str, Any]:
+    return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+
+
+@pytest.mark.parametrize(
+    ("flag", "scaling", "context"),
+    [
+        (None, {"rope_type": "default"}, 32768),
+        ("none", {"rope_type": "default"}, 32768),
+        ("yarn", yarn(100_000 / 32768), 100_000),
+        ("yarn:4", yarn(4.0), 131_072),
+        ("yarn:2:16384", yarn(2.0, 16384), 32768),
+        ('{"type": "yarn"}', yarn(100_000 / 32768), 100_000),
+    ],
+)
+def test_forms_of_the_rope_scaling_flag(
+    tmp_path: Path, flag: str | None, scaling: dict[str, Any], context: int
+) -> None:
+    model = parse(tmp_path, QWEN25, rope_scaling=flag, max_model_len=100_000)
+    assert model.rope == {"rope_theta": 1000000.0} | scaling
+    assert model.max_position_embeddings == context
+
+
+def test_a_flag_takes_the_configs_scaling_back_or_over(tmp_path: Path) -> None:
+    scaled = QWEN25 | {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    assert parse(tmp_path, scaled, rope_scaling="none").rope == {"rope_theta": 1000000.0, "rope_type": "default"}
+    assert parse(tmp_path, scaled, rope_scaling="yarn:4").rope["rope_type"] == "yarn"
+    assert parse(tmp_path, scaled, rope_scaling='{"factor": 3}').rope["factor"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("yarn", "needs a factor; give --max-model-len"),
+        ("yarn:0.5", "factor must be a number of at least 1, not 0.5"),
+        ("yarn:nan", "factor must be a number"),
+        ("yarn:4:0", "original_max_position_embeddings must be a number of at least 1"),
+        ('{"rope_type": "yarn", "factor": "4"}', "factor must be a number of at least 1, not '4'"),
+        ('{"rope_type": "linear"}', "rope_type linear needs a factor"),
+    ],
+)
+def test_rope_scalings_that_cannot_be(tmp_path: Path, flag: str, message: str) -> None:
+    with pytest.raises(StartupError, match=message):
+        parse(tmp_path, QWEN25, rope_scaling=flag)
+
+
+def test_yarn_within_the_models_own_context_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parse(tmp_path, QWEN25)
+    for length, warned in ((32768, True), (32769, False)):
+        caplog.clear()
+        ExecutionConfig.from_flags(ServeFlags(model=str(tmp_path), max_model_len=length, rope_scaling="yarn:4"))
+        assert ("--rope-scaling none" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("text", ["yes", "[1]", "{", "yarn:", "yarn:x", "yarn:2:3:4", "linear:2", " yarn"])
+def test_a_rope_scaling_flag_of_no_known_form(tmp_path: Path, text: str) -> None:
     with pytest.raises(StartupError, match="--rope-scaling"):
         parse(tmp_path, QWEN25, rope_scaling=text)
 

@@ -91,6 +91,18 @@ def test_user_wins_over_the_preset() -> None:
     assert (flags.tensor_parallel_size, flags.max_model_len, flags.served_model_name) == (4, 8192, ("mine",))
 
 
+def test_a_context_beyond_the_checkpoints_own_switches_yarn_on() -> None:
+    def flags(wanted: int, *changes: tuple[str, Any]) -> ServeFlags:
+        made = engine_sets(plan(service(("engine.maxModelLen", wanted), *changes)), "prefill")
+        return parse(ServeFlags, containers(made[0]["spec"]["template"])[1]["args"][1:])
+
+    assert flags(40960).rope_scaling is None, "short prompts would pay for it"
+    assert flags(131072).rope_scaling == "yarn:4.0:32768"
+    assert flags(65536).rope_scaling == "yarn:2.0:32768"
+    own = flags(200_000, ("engine.extraArgs", ["--rope-scaling=yarn:8:32768"]))
+    assert own.rope_scaling == "yarn:8:32768"
+
+
 def test_rdma_sets_all_that_belongs_to_it_and_only_there() -> None:
     made = plan(service(("prefill.rdma", 2)))
     (prefill,), (decode,) = engine_sets(made, "prefill"), engine_sets(made, "decode")
@@ -175,6 +187,7 @@ def test_environment_is_expanded_in_mounted_paths() -> None:
         (("model.preset", "Qwen9"), r"spec\.model\.preset: Qwen9 is unknown; one of Qwen2\.5"),
         (("decode.rdma", 1), r"spec\.decode\.rdma: this installation knows no RDMA devices"),
         (("model.region", None), r"spec\.model\.region is required with preset Qwen3-32B"),
+        (("engine.maxModelLen", 200_000), r"spec\.engine\.maxModelLen 200000 exceeds the 131072 tokens that"),
         (("engine.extraArgs", ["--max-num-seqs=many"]), r"extraArgs.*--max-num-seqs.*invalid int"),
         (
             ("decode.scaling", {"maxReplicas": 2, "targets": [{"metric": "cpu", "average": "500m"}]}),

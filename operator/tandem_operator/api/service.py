@@ -26,7 +26,9 @@ class EngineSpec(ApiModel):
         "nvidia.com/gpu", description="Resource of a GPU; none computes on the CPU."
     )
     max_model_len: Annotated[int, Field(ge=2, le=1048576)] | None = Field(
-        None, description="Longest prompt + answer in tokens; default: the preset's, else the model's own."
+        None,
+        description="Longest prompt + answer in tokens; default: the preset's, else the model's own. Beyond the "
+        "context of a preset's model, YaRN is switched on.",
     )
     quantization: Literal["auto", "none", "fp8"] = Field("auto", description="auto: as the checkpoint says.")
     kv_cache_dtype: Literal["auto", "fp8"] = Field("auto", description="auto: as the model's dtype.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import NoReturn
 
 from tandem_contract import labels, ports
@@ -26,6 +27,7 @@ from tandem_operator.plan.pods import (
 )
 from tandem_operator.plan.ticket_keys import FILE
 from tandem_operator.platform import RdmaDevices
+from tandem_operator.presets import Preset
 
 
 def engine_set(
@@ -140,7 +142,7 @@ def _rdma(role: EngineRole, spec: RoleSpec, installation: Installation) -> RdmaD
 
 
 def serve_flags(service: Service, role: EngineRole, model: ModelPlan, installation: Installation) -> ServeFlags:
-    """Raises `InvalidSpec` for extraArgs that `tandem serve` would refuse."""
+    """Raises `InvalidSpec` for a context beyond the preset's, and for extraArgs that `tandem serve` would refuse."""
     spec: RoleSpec = getattr(service.spec, role)
     engine = service.spec.engine
     preset = find_preset(service.spec.model, installation.presets)
@@ -150,6 +152,7 @@ def serve_flags(service: Service, role: EngineRole, model: ModelPlan, installati
         role=role,
         tensor_parallel_size=spec.parallelism.tensor or (getattr(preset, role).tensor if preset else 1),
         max_model_len=engine.max_model_len or (preset.max_model_len if preset else None),
+        rope_scaling=_rope_scaling(engine.max_model_len, preset, [*engine.extra_args, *spec.extra_args]),
         quantization=engine.quantization,
         kv_cache_dtype=engine.kv_cache_dtype,
         device="cpu" if engine.accelerator == "none" else "auto",
@@ -163,6 +166,21 @@ def serve_flags(service: Service, role: EngineRole, model: ModelPlan, installati
         return from_namespace(ServeFlags, parser.parse_args([*to_argv(base), *engine.extra_args, *spec.extra_args]))
     except (FlagError, argparse.ArgumentError) as error:
         raise InvalidSpec(f"spec.engine.extraArgs and spec.{role}.extraArgs: {error}") from error
+
+
+def _rope_scaling(wanted: int | None, preset: Preset | None, extra_args: Sequence[str]) -> str | None:
+    """YaRN where the service wants a longer context than the preset's model has, and only there: it costs quality."""
+    if wanted is None or preset is None or wanted <= preset.max_model_len:
+        return None
+    if any(argument.startswith("--rope-scaling") for argument in extra_args):
+        return None
+    longest = preset.yarn.max_model_len if preset.yarn else preset.max_model_len
+    if preset.yarn is None or wanted > longest:
+        raise InvalidSpec(
+            f"spec.engine.maxModelLen {wanted} exceeds the {longest} tokens that the preset's model is known to "
+            "handle; lower it, or give --rope-scaling in extraArgs"
+        )
+    return f"yarn:{wanted / preset.yarn.original_length}:{preset.yarn.original_length}"
 
 
 class _Parser(argparse.ArgumentParser):

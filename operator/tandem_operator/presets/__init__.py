@@ -28,6 +28,15 @@ class RolePreset(BaseModel):
     memory: str
 
 
+class Yarn(BaseModel):
+    """How far the checkpoint's rotary embedding may be stretched, and from which length (arXiv:2309.00071)."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
+
+    original_length: Annotated[int, Field(ge=1)]
+    max_model_len: int
+
+
 class Preset(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
 
@@ -36,6 +45,8 @@ class Preset(BaseModel):
     served_name: str
     max_model_len: int
     """Tokens that fit the checkpoint's own rope and leave the pod's GPUs room for KV pages."""
+    yarn: Yarn | None = None
+    """None: the context ends at `max_model_len`."""
     prefill: RolePreset
     decode: RolePreset
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tandem_runtime.core.errors import StartupError, UnsupportedModelError
+from tandem_runtime.execution.rope_scaling import context_length, rope_parameters
 
 DType = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[DType, ...] = ("float32", "float16", "bfloat16")
@@ -30,8 +31,6 @@ FAMILIES = {
     "Qwen3ForCausalLM": Family(qkv_bias=None, o_bias=None, qk_norm=True),
     "Qwen3MoeForCausalLM": Family(qkv_bias=None, o_bias=None, qk_norm=True, moe=True),
 }
-
-ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +70,17 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
 
     @classmethod
-    def from_folder(cls, folder: Path, *, rope_scaling: str | None = None) -> ModelConfig:
-        """Reads the folder; `rope_scaling` is JSON that goes over the config's own.
+    def from_folder(
+        cls, folder: Path, *, rope_scaling: str | None = None, max_model_len: int | None = None
+    ) -> ModelConfig:
+        """Reads the folder; `rope_scaling` goes over the config's own, to reach `max_model_len` if it names no factor.
 
         Raises `UnsupportedModelError` for what this runtime cannot execute, `StartupError` for what cannot be read.
         """
         raw = _read_json(folder / "config.json")
         generation = _read_json(folder / "generation_config.json", missing_ok=True)
         try:
-            return _parse(raw, generation, rope_scaling)
+            return _parse(raw, generation, rope_parameters(raw, rope_scaling, max_model_len=max_model_len))
         except KeyError as error:
             raise UnsupportedModelError(f"{folder / 'config.json'} lacks the field {error}") from None
 
@@ -101,14 +102,13 @@ def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     return value
 
 
-def _parse(raw: dict[str, Any], generation: dict[str, Any], rope_scaling: str | None) -> ModelConfig:
+def _parse(raw: dict[str, Any], generation: dict[str, Any], rope: dict[str, Any]) -> ModelConfig:
     architecture = next(iter(raw.get("architectures") or []), None)
     family = FAMILIES.get(architecture) if architecture else None
     if architecture is None or family is None:
         raise UnsupportedModelError(f"architecture {architecture} is not supported; supported: {', '.join(FAMILIES)}")
     _refuse_unsupported(raw)
     bias = bool(raw.get("attention_bias", False))
-    rope = _rope(raw, rope_scaling)
     heads = raw["num_attention_heads"]
     return ModelConfig(
         architecture=architecture,
@@ -125,7 +125,7 @@ def _parse(raw: dict[str, Any], generation: dict[str, Any], rope_scaling: str | 
         mlp_bias=bool(raw.get("mlp_bias", False)),
         qk_norm=family.qk_norm,
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        max_position_embeddings=_context_length(raw, rope),
+        max_position_embeddings=context_length(int(raw["max_position_embeddings"]), rope),
         rope=rope,
         moe=_moe(raw) if family.moe else None,
         dtype=_dtype(raw),
@@ -141,34 +141,6 @@ def _refuse_unsupported(raw: dict[str, Any]) -> None:
     if raw.get("quantization_config"):
         method = raw["quantization_config"].get("quant_method")
         raise UnsupportedModelError(f"quantization {method} is not supported; use an unquantized checkpoint")
-
-
-def _rope(raw: dict[str, Any], override: str | None) -> dict[str, Any]:
-    """transformers 5 writes `rope_parameters`; older configs `rope_theta` beside an optional `rope_scaling`."""
-    rope: dict[str, Any] = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
-    if override is not None:
-        try:
-            rope |= json.loads(override)
-        except (ValueError, TypeError) as error:
-            raise StartupError(f"--rope-scaling is no JSON object: {error}") from None
-    rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
-    rope["rope_type"] = rope.pop("type", None) or rope.get("rope_type") or "default"
-    if rope["rope_type"] not in ROPE_TYPES:
-        raise UnsupportedModelError(
-            f"rope_type {rope['rope_type']} is not supported; supported: {', '.join(ROPE_TYPES)}"
-        )
-    if rope["rope_type"] != "default" and "factor" not in rope:
-        raise StartupError(f"rope_type {rope['rope_type']} needs a factor")
-    if rope["rope_type"] in ("yarn", "llama3"):
-        rope.setdefault("original_max_position_embeddings", raw["max_position_embeddings"])
-    return rope
-
-
-def _context_length(raw: dict[str, Any], rope: dict[str, Any]) -> int:
-    declared = int(raw["max_position_embeddings"])
-    if rope["rope_type"] == "yarn":
-        return max(declared, int(rope["original_max_position_embeddings"] * rope["factor"]))
-    return declared
 
 
 def _moe(raw: dict[str, Any]) -> MoeConfig:

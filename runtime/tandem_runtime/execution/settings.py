@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from tandem_runtime.execution.config import DType, ModelConfig
 
 Backend = Literal["eager", "triton"]
 """How layers compute: torch operations, or Triton kernels."""
+logger = logging.getLogger(__name__)
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "t": 10**12, "ti": 2**40}
 
 
@@ -47,7 +50,7 @@ class ExecutionConfig:
     def from_flags(cls, flags: ServeFlags) -> ExecutionConfig:
         """Raises `StartupError` where the flags and the model contradict each other."""
         folder = Path(flags.model)
-        model = ModelConfig.from_folder(folder, rope_scaling=flags.rope_scaling)
+        model = ModelConfig.from_folder(folder, rope_scaling=flags.rope_scaling, max_model_len=flags.max_model_len)
         if flags.kv_cache_dtype == "fp8":
             raise StartupError("--kv-cache-dtype fp8 is not supported on this device")
         if flags.quantization == "fp8":
@@ -55,8 +58,15 @@ class ExecutionConfig:
         if flags.max_model_len is not None and flags.max_model_len > model.max_position_embeddings:
             raise StartupError(
                 f"--max-model-len {flags.max_model_len} exceeds the model's {model.max_position_embeddings} tokens;"
-                " lower it, or extend the model with --rope-scaling"
+                " lower it, or extend the model with --rope-scaling yarn"
             )
+        original = model.rope.get("original_max_position_embeddings", 0)
+        if model.rope["rope_type"] == "yarn" and flags.max_model_len is not None and flags.max_model_len <= original:
+            logger.warning(
+                "YaRN costs short prompts some quality, and --max-model-len %d is within the model's own %d tokens:"
+                " --rope-scaling none turns it off",
+                flags.max_model_len, original,
+            )  # fmt: skip
         device = resolve_device(
             flags.device, tensor_parallel_size=flags.tensor_parallel_size, cuda_devices=torch.cuda.device_count()
         )
