@@ -104,6 +104,14 @@ def no_gpu(cluster: Cluster) -> None:
                   "nvidia.com/gpu."})  # fmt: skip
 
 
+def no_gpu_at_all(cluster: Cluster) -> None:
+    """Symptom: READY said NoPodYet while every pod waited for a node."""
+    for role in ("prefill", "decode"):
+        pod = cluster.pods[role][0]
+        pod["status"] = {"phase": "Pending"}
+        unready(pod, {"type": "PodScheduled", "status": "False", "message": "2 Insufficient nvidia.com/gpu."})
+
+
 def missing_secret(cluster: Cluster) -> None:
     pod = cluster.pods["decode"][0]
     pod["status"] = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]}
@@ -157,6 +165,7 @@ CASES: list[tuple[Callable[[Cluster], None], dict[str, tuple[str, str]], str]] =
     (out_of_memory, {"PrefillReady": ("False", "ContainerFailed")}, "raise template.resources.limits.memory"),
     (no_gpu, {"Ready": ("False", "Unschedulable"), "Degraded": ("True", "Unschedulable")},
      "2 Insufficient nvidia.com/gpu"),
+    (no_gpu_at_all, {"Ready": ("False", "Unschedulable"), "ModelReady": ("Unknown", "NoPodYet")}, "prefill"),
     (missing_secret, {"Ready": ("False", "PodNotStarting")}, 'secret "tos-cred" not found'),
     (starting, {"Ready": ("False", "Starting"), "Degraded": ("False", "Healthy")}, "0 of 1 pods"),
     (pod_gone, {"Ready": ("False", "Scaling"), "Progressing": ("True", "Scaling")}, "0 of 1 pods"),

@@ -117,13 +117,15 @@ PARTS: tuple[tuple[str, Question], ...] = (
 
 
 def ready(facts: Facts) -> Answer:
-    """Every desired pod is updated and ready, none is of an old revision, the gateway answers. Repeats its first No."""
+    """Every desired pod is updated and ready, none is of an old revision, the gateway answers. Repeats its first No,
+    which says more than a part of which nothing is known yet."""
     if facts.service.spec.suspend:
         return Answer("False", "Suspended", "spec.suspend is true.")
-    for name, question in PARTS:
-        answer = question(facts)
-        if answer.status != "True":
-            return Answer("False", answer.reason, answer.message or f"{name} is {answer.status}")
+    answers = [(name, question(facts)) for name, question in PARTS]
+    for status in ("False", "Unknown"):
+        for name, answer in answers:
+            if answer.status == status:
+                return Answer("False", answer.reason, answer.message or f"{name} is {answer.status}")
     return Answer("True", "Serving", f"Revision {facts.plan.revision} answers.")
 
 
