@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem_cluster.errors import ClusterError
-from tandem_cluster.requirements import program
 
 _MODULES = Path(__file__).parent.parent / "go"
 
@@ -85,12 +84,10 @@ def ensure() -> Path:
 
 
 def _build(module: Module, package: str, output: Path) -> None:
-    go = program("go")
-    assert go, "requirements.check() came first"
     print(f"building {output.name} {'' if package.startswith('.') else package}".rstrip(), file=sys.stderr, flush=True)
     command = [
         "nice",
-        go,
+        "go",
         "build",
         "-trimpath",
         "-buildvcs=false",
@@ -100,7 +97,9 @@ def _build(module: Module, package: str, output: Path) -> None:
         str(output),
         package,
     ]
-    done = subprocess.run(command, cwd=module.folder, env={**os.environ, "CGO_ENABLED": "0"}, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, cwd=module.folder, env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}, stdin=subprocess.DEVNULL
+    )
     if done.returncode:
         raise ClusterError(f"go build {package} failed in {module.folder}")
 

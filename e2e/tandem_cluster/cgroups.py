@@ -13,6 +13,7 @@ def create(names: Sequence[str]) -> None:
         for name in names:
             folder = root
             for part in name.strip("/").split("/"):
+                _hand_down_controllers(folder)
                 folder = folder / part
                 folder.mkdir(exist_ok=True)
                 _inherit_cpuset(folder)
@@ -26,6 +27,14 @@ def remove(name: str) -> None:
             folder.rmdir()
         if top.is_dir():
             top.rmdir()
+
+
+def _hand_down_controllers(folder: Path) -> None:
+    # Version 2: kubelet refuses a cgroup that lacks a controller which the machine has.
+    available = folder / "cgroup.controllers"
+    if available.exists():
+        for controller in available.read_text().split():
+            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def _inherit_cpuset(folder: Path) -> None:

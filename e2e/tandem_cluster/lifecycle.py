@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
@@ -34,6 +34,7 @@ _UP_SECONDS = 120.0
 
 
 def up(plan: Plan) -> None:
+    """Brings it up if it is not; what is left of an earlier one is removed first."""
     if is_up(plan):
         return
     requirements.check(go=not binaries.folder().is_dir())
@@ -54,16 +55,16 @@ def down(plan: Plan) -> None:
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     wait_for("its cgroups to be empty", lambda: _removed_cgroups(plan), 10)
     if plan.folder.exists():
-        shutil.rmtree(plan.folder)
+        _remove(plan.folder)
 
 
 def is_up(plan: Plan) -> bool:
-    """Whether the API server answers and every node joined; a node may be lost since."""
-    return set(_nodes(plan)) == {node.name for node in plan.nodes}
+    """Whether it came up as a whole and its API server answers; a node may be lost since."""
+    return os.access(plan.kubeconfig, os.R_OK) and bool(_nodes(_kubectl(plan.kubeconfig)))
 
 
 def ready_nodes(plan: Plan) -> set[str]:
-    return {name for name, ready in _nodes(plan).items() if ready}
+    return {name for name, ready in _nodes(_kubectl(plan.kubeconfig)).items() if ready}
 
 
 def set_link(plan: Plan, target: Node, state: str) -> None:
@@ -89,16 +90,19 @@ def _start(plan: Plan, programs: Path) -> None:
     _start_control_plane(plan, programs, certificates)
     for machine in plan.nodes:
         _start_node(plan, machine, programs, certificates)
-    plan.kubeconfig.write_text(kubeconfig(plan, certificates, "admin"))
-    plan.kubeconfig.chmod(0o600)
-
     _load_box(plan, programs)
-    kubectl = _kubectl(plan)
+
+    admin = plan.folder / "admin"
+    admin.write_text(kubeconfig(plan, certificates, "admin"))
+    admin.chmod(0o600)
+    kubectl = _kubectl(admin)
     wait_for("the API server", lambda: succeeds(lambda: kubectl("get", "--raw=/readyz")), _UP_SECONDS)
     kubectl.apply(*DNS_RIGHTS)
-    wait_for("all nodes to be ready", lambda: len(ready_nodes(plan)) == len(plan.nodes), _UP_SECONDS)
+    wait_for("all nodes to be ready", lambda: sum(_nodes(kubectl).values()) == len(plan.nodes), _UP_SECONDS)
     wait_for("cluster DNS", lambda: _answers(f"http://{plan.control.address}:8181/ready"), _UP_SECONDS)
     wait_for("service accounts", lambda: succeeds(lambda: kubectl("get", "serviceaccount", "default")), 30)
+    # Its presence says that all of this is done.
+    admin.rename(plan.kubeconfig)
 
 
 def _start_control_plane(plan: Plan, programs: Path, certificates: Path) -> None:
@@ -106,7 +110,7 @@ def _start_control_plane(plan: Plan, programs: Path, certificates: Path) -> None
     files = {supervisor.RUN / user: kubeconfig(plan, certificates, user) for user in users}
     files |= {control_plane.PKI / file.name: file.read_text() for file in certificates.iterdir()}
     files |= {control_plane.COREFILE: control_plane.corefile()}
-    _start_machine(plan, plan.control, programs, files, control_plane.daemons(plan))
+    _start_machine(plan, plan.control, files, supervisor.script(plan.control, programs, control_plane.daemons(plan)))
 
 
 def _start_node(plan: Plan, machine: Node, programs: Path, certificates: Path) -> None:
@@ -116,16 +120,15 @@ def _start_node(plan: Plan, machine: Node, programs: Path, certificates: Path) -
         node.KUBECONFIG: kubeconfig(plan, certificates, machine.name),
         control_plane.PROXY_KUBECONFIG: kubeconfig(plan, certificates, "proxy"),
     }
-    _start_machine(plan, machine, programs, files, node.daemons(plan, machine))
+    daemons = node.daemons(plan, machine)
+    _start_machine(plan, machine, files, supervisor.script(machine, programs, daemons, node.KERNEL_SETTINGS))
 
 
-def _start_machine(
-    plan: Plan, machine: Machine, programs: Path, files: Mapping[Path, str], daemons: list[supervisor.Daemon]
-) -> None:
+def _start_machine(plan: Plan, machine: Machine, files: Mapping[Path, str], script: str) -> None:
     supervisor.write_files(machine, files)
-    script = machine.folder / "init.sh"
-    script.write_text(supervisor.script(machine, programs, daemons))
-    processes.start(plan, machine, script)
+    first_process = machine.folder / "init.sh"
+    first_process.write_text(script)
+    processes.start(plan, machine, first_process)
 
 
 def _load_box(plan: Plan, programs: Path) -> None:
@@ -136,12 +139,10 @@ def _load_box(plan: Plan, programs: Path) -> None:
     images.load(plan, archive)
 
 
-def _nodes(plan: Plan) -> dict[str, bool]:
+def _nodes(kubectl: Kubectl) -> dict[str, bool]:
     """Each node that the API server knows, and whether it is ready; none when there is no API server."""
-    if not plan.kubeconfig.exists():
-        return {}
     try:
-        nodes = _kubectl(plan).get("nodes", "--request-timeout=5s")["items"]
+        nodes = kubectl.get("nodes", "--request-timeout=5s")["items"]
     except ClusterError:
         return {}
     return {node["metadata"]["name"]: _is_ready(node["status"].get("conditions", [])) for node in nodes}
@@ -151,14 +152,22 @@ def _is_ready(conditions: list[dict[str, str]]) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
-def _kubectl(plan: Plan) -> Kubectl:
-    return Kubectl(plan.kubeconfig, program=str(binaries.folder() / "kubectl"))
+def _kubectl(kubeconfig: Path) -> Kubectl:
+    return Kubectl(kubeconfig, program=str(binaries.folder() / "kubectl"))
 
 
 def _answers(url: str) -> bool:
     with suppress(OSError), urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2):
         return True
     return False
+
+
+def _remove(folder: Path) -> None:
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    if inside := [mount for mount in mounts if Path(mount).is_relative_to(folder)]:
+        # Not ours, whose mounts the host never sees: whose data would be deleted?
+        raise ClusterError(f"{', '.join(inside)} is mounted; umount it, then `down` again")
+    shutil.rmtree(folder)
 
 
 def _removed_cgroups(plan: Plan) -> bool:

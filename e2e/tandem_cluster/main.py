@@ -13,16 +13,23 @@ from pathlib import Path
 
 from tandem_cluster import binaries, images, lifecycle, requirements
 from tandem_cluster.errors import ClusterError
-from tandem_cluster.plan import Machine, Plan
+from tandem_cluster.plan import ADDRESSES, Machine, Plan
+
+# Where root's programs and Go are, on machines whose PATH does not say so.
+_PROGRAMS = ("/usr/local/go/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), *_PROGRAMS))
+    os.environ["NO_PROXY"] = _no_proxy()
     try:
         return _run(Plan(options.number), options)
     except ClusterError as error:
         print(f"e2e/cluster: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,14 +39,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--number",
         type=int,
-        default=int(os.environ.get("E2E_CLUSTER") or 0),
+        default=os.environ.get("E2E_CLUSTER") or "0",
         help="which cluster, for several on one machine (default: $E2E_CLUSTER, else 0)",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("up", help="start it; a cluster that is up is left alone")
     commands.add_parser("down", help="remove all of it")
     commands.add_parser("status", help="one line: what runs, or what is missing to start it; exit status 0 if it is up")
-    commands.add_parser("env", help="shell commands that set KUBECONFIG, and PATH for its kubectl and helm")
+    commands.add_parser("env", help="shell commands that set KUBECONFIG, PATH (its kubectl and helm) and NO_PROXY")
     commands.add_parser("build", help="only build the programs that `up` needs")
     commands.add_parser("missing-packages", help="Debian packages that `up` needs and this machine lacks")
     load = commands.add_parser("load", help="import container images into every node")
@@ -59,6 +66,7 @@ def _run(plan: Plan, options: argparse.Namespace) -> int:
         case "env":
             print(f"export KUBECONFIG={shlex.quote(str(plan.kubeconfig))}")
             print(f"export PATH={shlex.quote(str(binaries.folder()))}:$PATH")
+            print(f"export NO_PROXY={shlex.quote(os.environ['NO_PROXY'])}")
         case "build":
             requirements.check_go()
             print(binaries.ensure())
@@ -92,6 +100,13 @@ def _status(plan: Plan) -> int:
     nodes = ", ".join(f"{node.name} {'ready' if node.name in ready else 'NOT READY'}" for node in plan.nodes)
     print(f"{plan.name}: up, Kubernetes {binaries.kubernetes_version()}, {nodes}; KUBECONFIG={plan.kubeconfig}")
     return 0
+
+
+def _no_proxy() -> str:
+    """No proxy of the user's is on the way to a cluster."""
+    ours = str(ADDRESSES)
+    told = [entry for entry in os.environ.get("NO_PROXY", "").split(",") if entry]
+    return ",".join(told if ours in told else [*told, ours])
 
 
 def _machine(plan: Plan, name: str) -> Machine:

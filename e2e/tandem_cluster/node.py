@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tandem_cluster import control_plane
 from tandem_cluster.plan import DNS_DOMAIN, Node, Plan
-from tandem_cluster.supervisor import BIN, LIB, RUN, Daemon
+from tandem_cluster.supervisor import BIN, LIB, RUN, Daemon, copy_of
 
 CONTAINERD_SOCKET = RUN / "containerd/containerd.sock"
 CONTAINERD_CONFIG = RUN / "containerd.toml"
@@ -16,6 +16,16 @@ CNI_PLUGINS = Path("/usr/lib/cni")
 KUBELET_CONFIG = RUN / "kubelet.json"
 KUBECONFIG = RUN / "kubelet"
 CA = RUN / "ca.crt"
+
+# What kubelet sets for the whole kernel when it starts: it finds it done, in copies, and leaves the host's alone.
+KERNEL_SETTINGS = {
+    Path("/proc/sys/vm/overcommit_memory"): "1",
+    Path("/proc/sys/vm/panic_on_oom"): "0",
+    Path("/proc/sys/kernel/panic"): "10",
+    Path("/proc/sys/kernel/panic_on_oops"): "1",
+    Path("/proc/sys/kernel/keys/root_maxkeys"): "1000000",
+    Path("/proc/sys/kernel/keys/root_maxbytes"): "25000000",
+}
 
 
 def daemons(plan: Plan, node: Node) -> list[Daemon]:
@@ -38,6 +48,7 @@ def files(plan: Plan, node: Node, sandbox_image: str) -> dict[Path, str]:
         CONTAINERD_CONFIG: containerd_config(sandbox_image),
         CNI_CONFIG: json.dumps(cni_config(node), indent=1),
         KUBELET_CONFIG: json.dumps(kubelet_config(plan, node), indent=1),
+        **{copy_of(setting): value for setting, value in KERNEL_SETTINGS.items()},
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tandem_cluster.errors import ClusterError
 
 # RFC 2544's benchmarking range: no network that this machine could be attached to may use it.
+ADDRESSES = IPv4Network("198.18.0.0/15")
 _MACHINES = IPv4Network("198.18.0.0/17")
 _SERVICES = IPv4Network("198.18.128.0/17")
 _PODS = IPv4Network("198.19.0.0/16")

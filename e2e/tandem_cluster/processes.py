@@ -19,19 +19,21 @@ _DEADLINE_SECONDS = 20.0
 
 def start(plan: Plan, machine: Machine, script: Path) -> None:
     """Runs `script`, detached, as PID 1 of new PID and mount namespaces in the machine's network namespace."""
-    subprocess.Popen(
-        [
-            *("nsenter", f"--net=/run/netns/{machine.netns}"),
-            *("unshare", "--mount", "--propagation=slave", "--pid", "--fork", "--mount-proc", "--kill-child"),
-            *("sh", str(script)),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=script.with_suffix(".log").open("w"),
-        env=_environment(plan, machine),
-        start_new_session=True,
-        cwd="/",
-    )
+    with script.with_suffix(".log").open("w") as log:
+        subprocess.Popen(
+            [
+                *("nsenter", f"--net=/run/netns/{machine.netns}"),
+                # Slave: what the host unmounts is not held here, and what is mounted here never shows on the host.
+                *("unshare", "--mount", "--propagation=slave", "--pid", "--fork", "--mount-proc", "--kill-child"),
+                *("sh", str(script)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(plan, machine),
+            start_new_session=True,
+            cwd="/",
+        )
 
 
 def running(plan: Plan, machine: Machine | None = None, program: str | None = None) -> list[int]:

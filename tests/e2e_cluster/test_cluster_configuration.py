@@ -72,3 +72,12 @@ def test_credentials_are_the_files_that_are_written() -> None:
     read = {name for argument in commands for name in re.findall(rf"{control_plane.PKI}/(\S+)", argument)}
     assert read
     assert read <= made
+
+
+def test_kubelet_finds_its_kernel_settings_done_in_copies() -> None:
+    """It sets them for the whole kernel otherwise: after a test the host would panic on an oops, and overcommit."""
+    files = node.files(PLAN, PLAN.nodes[0], "localhost/box:1")
+    text = supervisor.script(PLAN.nodes[0], Path("/bin"), [], node.KERNEL_SETTINGS)
+    for setting, value in node.KERNEL_SETTINGS.items():
+        assert files[supervisor.copy_of(setting)] == value
+        assert f"mount --bind {supervisor.copy_of(setting)} {setting}\n" in text
