@@ -59,6 +59,8 @@ async def watch(changed: Changed, namespaces: Collection[str]) -> None:
     logging.getLogger("kopf").setLevel(logging.WARNING)
     await kopf.operator(
         registry=registry(changed),
+        # kopf would ask for the user's name, and a pod's user id has none.
+        identity=MANAGER,
         settings=settings(),
         standalone=True,
         clusterwide=not namespaces,
