@@ -9,6 +9,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from support import store
+from support.release import NAMESPACE, Release
 from tandem_cluster.kubectl import Kubectl
 from tandem_cluster.plan import Plan
 
@@ -27,6 +29,24 @@ def kubectl(kubeconfig: Path) -> Iterator[Kubectl]:
     kubectl("create", "namespace", kubectl.namespace)
     yield kubectl
     kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def release(kubeconfig: Path) -> Iterator[Release]:
+    """Tandem, installed by helm."""
+    release = Release(Kubectl(kubeconfig, NAMESPACE))
+    release.install()
+    yield release
+    release.uninstall()
+
+
+@pytest.fixture(scope="session")
+def model_store(kubeconfig: Path) -> Iterator[None]:
+    """An object store in the cluster that holds the tests' models."""
+    kubectl = Kubectl(kubeconfig)
+    store.start(kubectl)
+    yield
+    kubectl("delete", "namespace", store.NAMESPACE, "--wait=false")
 
 
 @pytest.fixture
