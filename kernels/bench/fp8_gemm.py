@@ -32,7 +32,7 @@ def product(name: str, rows: int, *, tile: Tiles | None = None) -> Case:
     weight = bf16(columns, depth).to(torch.float8_e4m3fn)
     scale = torch.rand(columns // 128, depth // 128, device="cuda")
     out = bf16(rows, columns)
-    run = launch(x, weight, BlockScales(scale), out, tile=tile).run
+    run = launch(x, weight, BlockScales.of(scale, columns), out, tile=tile).run
     return Case(
         f"{name} {rows} {tuple(tile) if tile else ''}",
         run,

@@ -1,7 +1,8 @@
 """Block-wise fp8 product for few tokens: activations scaled by 128 columns, weights by blocks of 128 x 128.
 
 For decode, where reading the weights is all that costs. A tensor-parallel shard need not begin at a block's border
-(1536 / 8 = 192): it brings the scales of all blocks it touches and how far into the first of them it begins.
+(1536 / 8 = 192), and a weight may be several shards below one another: it brings the scales of all blocks that it
+touches, says which block each row is of, and how far into its first block of columns it begins.
 """
 
 from __future__ import annotations
@@ -22,11 +23,22 @@ MIN_DEPTH = 64
 
 class BlockScales(NamedTuple):
     scale_RC: torch.Tensor
-    """fp32: of the 128 x 128 blocks that the shard touches."""
-    first_row: int = 0
-    """Of the shard's first row in its first block."""
+    """fp32: of the blocks of 128 x 128 that the weight touches."""
+    row_blocks_N: torch.Tensor
+    """int32: the row of `scale_RC` that each row of the weight belongs to."""
     first_column: int = 0
-    """Of the shard's first column in its first block; a multiple of `MIN_DEPTH`."""
+    """Of the weight's first column in its first block; a multiple of `MIN_DEPTH`."""
+
+    @classmethod
+    def of(cls, scale_RC: torch.Tensor, rows: int, first_row: int = 0, first_column: int = 0) -> BlockScales:
+        """Of one shard that begins `first_row` rows and `first_column` columns into its first block."""
+        at_N = torch.arange(first_row, first_row + rows, device=scale_RC.device)
+        return cls(scale_RC, (at_N // GROUP).int(), first_column)
+
+    @property
+    def depth(self) -> int:
+        """Columns that one product can take, as one scale must hold for all of them."""
+        return GROUP if self.first_column % GROUP == 0 else MIN_DEPTH
 
 
 class Tiles(NamedTuple):
@@ -61,7 +73,7 @@ def launch(
     assert weight_NK.is_contiguous()
     assert scales.first_column % MIN_DEPTH == 0
     assert scales.scale_RC.is_contiguous()
-    assert scales.scale_RC.shape[0] * GROUP >= scales.first_row + columns
+    assert len(scales.row_blocks_N) == columns
     assert scales.scale_RC.shape[1] * GROUP >= scales.first_column + depth
     tile = tile or tiles(rows)
     return Launch(
@@ -74,8 +86,8 @@ def launch(
             "weight": weight_NK,
             "weight_scales": scales.scale_RC,
             "out": out_TN,
+            "row_blocks": scales.row_blocks_N,
             "rows": rows,
-            "first_row": scales.first_row,
             "first_column": scales.first_column,
         },
         {
@@ -86,7 +98,7 @@ def launch(
             "GROUP": GROUP,
             "BLOCK_M": tile.rows,
             "BLOCK_N": tile.columns,
-            "BLOCK_K": GROUP if scales.first_column % GROUP == 0 else MIN_DEPTH,
+            "BLOCK_K": scales.depth,
         },
         tile.num_warps,
         tile.num_stages,
@@ -100,8 +112,8 @@ def fp8_gemm_kernel(  # type: ignore[no-untyped-def]
     weight,
     weight_scales,
     out,
+    row_blocks,
     rows,
-    first_row,
     first_column,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -120,7 +132,7 @@ def fp8_gemm_kernel(  # type: ignore[no-untyped-def]
     row_M = m.to(tl.int64)
     column_N = n.to(tl.int64)
     scales_M = x_scales + row_M * GROUPS
-    scales_N = weight_scales + (first_row + n) // GROUP * SCALE_COLUMNS
+    scales_N = weight_scales + tl.load(row_blocks + n, mask=in_n, other=0) * SCALE_COLUMNS
     acc_MN = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for depth in range(0, DEPTH, BLOCK_K):
         in_k = (depth + k < DEPTH)[None, :]

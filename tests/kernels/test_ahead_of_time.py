@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.aot import SM_80, SM_90, Resources, resources
 from tandem_kernels import (
+    fp8_dequantize,
     fp8_gemm,
     fp8_quantize,
     kv_pages,
@@ -75,19 +76,22 @@ def sampling() -> Launch:
     return sample.launch(logits, sample.SamplingTable(numbers, integers), ints(256, 151936), found)
 
 
-def moe(tokens: int, dtype: torch.dtype, capability: int) -> list[Launch]:
-    """The products of Qwen3-235B-A22B."""
-    experts, top_k, hidden, inner = 128, 8, 4096, 1536
+def moe(tokens: int, dtype: torch.dtype, capability: int, *, inner: int = 1536, fp8: bool = False) -> list[Launch]:
+    """The products of Qwen3-235B-A22B, or of one rank's share."""
+    experts, top_k, hidden = 128, 8, 4096
     count = tokens * top_k
     picks = moe_gemm.Picks(meta(count, dtype=torch.int64), ints(experts))
-    tile = moe_gemm.tiles(count / experts, dtype.itemsize, capability)
+    tile = moe_gemm.tiles(count / experts, dtype.itemsize, capability, fp8=fp8)
     x, x_inner = meta(tokens, hidden, dtype=dtype), meta(count, inner, dtype=dtype)
-    into, back = meta(experts, 2 * inner, hidden, dtype=dtype), meta(experts, hidden, inner, dtype=dtype)
+    kept = FP8 if fp8 else dtype
+    into, back = meta(experts, 2 * inner, hidden, dtype=kept), meta(experts, hidden, inner, dtype=kept)
+    into_scales = fp8_gemm.BlockScales(meta(experts, 4, 32, dtype=FP32), ints(2 * inner)) if fp8 else None
+    back_scales = fp8_gemm.BlockScales(meta(experts, 32, 2, dtype=FP32), ints(hidden), 64) if fp8 else None
     between, out = meta(count, 2 * inner, dtype=dtype), meta(count, hidden, dtype=dtype)
     weights = meta(tokens, top_k, dtype=torch.float32)
     return [
-        moe_gemm.launch(x, into, picks, between, top_k=top_k, weights_P=None, tile=tile),
-        moe_gemm.launch(x_inner, back, picks, out, top_k=1, weights_P=weights, tile=tile),
+        moe_gemm.launch(x, into, picks, between, top_k=top_k, weights_P=None, tile=tile, scales=into_scales),
+        moe_gemm.launch(x_inner, back, picks, out, top_k=1, weights_P=weights, tile=tile, scales=back_scales),
     ]
 
 
@@ -98,13 +102,18 @@ def routing() -> Launch:
 
 def fp8_product(rows: int) -> Launch:
     x = fp8_quantize.Quantized(meta(rows, 5120, dtype=FP8), meta(rows, 40, dtype=FP32))
-    scales = fp8_gemm.BlockScales(meta(80, 40, dtype=FP32))
+    scales = fp8_gemm.BlockScales(meta(80, 40, dtype=FP32), ints(10240))
     return fp8_gemm.launch(x, meta(10240, 5120, dtype=FP8), scales, meta(rows, 10240))
 
 
 def quantize() -> Launch:
     found = fp8_quantize.Quantized(meta(64, 5120, dtype=FP8), meta(64, 40, dtype=FP32))
     return fp8_quantize.launch(meta(64, 5120), found)
+
+
+def dequantize() -> Launch:
+    scales = fp8_gemm.BlockScales(meta(80, 40, dtype=FP32), ints(10240))
+    return fp8_dequantize.launch(meta(10240, 5120, dtype=FP8), scales, meta(10240, 5120))
 
 
 BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
@@ -140,6 +149,10 @@ HOPPER_CASES: dict[str, Callable[[int], list[Launch]]] = {
     "paged_prefill 96": lambda arch: [prefill(96, FP16, FP16, 4096, arch)],
     "paged_prefill fp32": lambda arch: [prefill(128, FP32, FP32, 4096, arch)],
     "moe_gemm fp32": lambda arch: moe(64, FP32, arch),
+    "moe_gemm fp8": lambda arch: [
+        x for tokens in (64, 1024, 4096) for x in moe(tokens, BF16, arch, inner=192, fp8=True)
+    ],
+    "fp8_dequantize": lambda _: [dequantize()],
     "fp8_quantize": lambda _: [quantize()],
     "fp8_gemm": lambda _: [fp8_product(rows) for rows in (1, 32, 64)],
     "qk_norm_rope_kv_write fp8": lambda _: [rope(128, FP8)],

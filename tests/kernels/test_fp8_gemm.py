@@ -21,7 +21,7 @@ def test_equals_the_dequantised_product(
     weight = (100 * normal(columns, depth, dtype=torch.float32, device=device)).to(torch.float8_e4m3fn)
     blocks = (-(-(first_row + columns) // GROUP), -(-(first_column + depth) // GROUP))
     scale = (torch.rand(blocks).add(0.5) / (100 * depth**0.5)).to(device)
-    found = fp8_gemm(x, weight, BlockScales(scale, first_row, first_column), dtype)
+    found = fp8_gemm(x, weight, BlockScales.of(scale, columns, first_row, first_column), dtype)
     expected = reference.fp8_gemm(
         x.x_TK.double(), x.scale_TG.double(), weight.double(), scale.double(), group=GROUP, first_row=first_row,
         first_column=first_column,

@@ -148,3 +148,20 @@ def test_prompt_logprobs(one_layer: Path, device: str) -> None:
         for chunk, rows in a.prompt_logprobs.items():
             for x, y in zip(rows, b.prompt_logprobs[chunk], strict=True):
                 assert x.logprob == pytest.approx(y.logprob, abs=TOLERANCE)
+
+
+def test_fp8_weights_and_cache_stay_close_to_what_they_round(tmp_path: Path, device: str) -> None:
+    """Decodes take the fp8 product, a prompt of more than 64 tokens the widened one."""
+    shape = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 1, "initializer_range": 0.06}
+    folder = build_tiny_model(tmp_path, "qwen3_moe", mlp_only_layers=[], moe_intermediate_size=96, **shape)
+    flags = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
+    prompt = [(5 * i * i) % 256 for i in range(66)]
+    found = []
+    for runner in (load_runner(folder, **flags), load_runner(folder, backend="triton", device=device, **flags)):
+        driver = StepDriver(runner)
+        driver.start(0, prompt, full_logprobs(runner))
+        results = [driver.step(driver.chunk(0, 0, prompt, sample=True))]
+        results.append(driver.step(driver.chunk(0, 66, [3], sample=True)))
+        found.append(torch.stack([distribution(result) for result in results]))
+    # The kernels also round activations, and a chunk's own K and V.
+    assert (found[0].exp() * (found[0] - found[1])).sum(-1).max() < 0.02

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from tandem_runtime.execution.attention.backend import AttentionBackend
 from tandem_runtime.execution.attention.eager import EagerAttention
 from tandem_runtime.execution.layers.context import Ops
+from tandem_runtime.execution.layers.linear import load_fp8_linear, load_linear
 from tandem_runtime.execution.layers.mlp import silu_and_mul
 from tandem_runtime.execution.layers.moe import SparseMoe
 from tandem_runtime.execution.layers.norm import rms_norm
 from tandem_runtime.execution.layers.rope import Rope
 from tandem_runtime.execution.samplers import EagerSampler, Sampler
-from tandem_runtime.execution.settings import Backend, ExecutionConfig
+from tandem_runtime.execution.settings import ExecutionConfig
 from tandem_runtime.execution.timing import CudaTimer, HostTimer, Timer
 
 
-def ops_of(backend: Backend) -> Ops:
-    if backend == "eager":
-        return Ops(rms_norm=rms_norm, silu_and_mul=silu_and_mul, moe=SparseMoe)
+def ops_of(config: ExecutionConfig) -> Ops:
+    fp8 = config.quantization == "fp8"
+    if config.backend == "eager":
+        # A quantised checkpoint is widened where it is read.
+        rounded = fp8 and config.model.quantization is None
+        linear = load_fp8_linear if rounded else load_linear
+        return Ops(rms_norm=rms_norm, silu_and_mul=silu_and_mul, linear=linear, moe=SparseMoe)
     from tandem_kernels import rms_norm as norms
     from tandem_kernels import silu_and_mul as activations
 
+    from tandem_runtime.execution.layers import linear_fp8
     from tandem_runtime.execution.layers.moe_triton import TritonMoe
 
-    return Ops(rms_norm=norms.rms_norm, silu_and_mul=activations.silu_and_mul, moe=TritonMoe)
+    return Ops(
+        rms_norm=norms.rms_norm,
+        silu_and_mul=activations.silu_and_mul,
+        linear=linear_fp8.load_linear if fp8 else load_linear,
+        moe=partial(TritonMoe, fp8=fp8),
+    )
 
 
 def sampler_of(config: ExecutionConfig) -> Sampler:
@@ -62,8 +75,9 @@ def attention_of(config: ExecutionConfig, *, num_pages: int, q_heads: int, kv_he
 def _kv_cache(config: ExecutionConfig, num_pages: int, num_heads: int) -> torch.Tensor:
     model = config.model
     shape = (num_pages, num_heads, model.num_layers, 2, config.page_size, model.head_dim)
+    dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else config.torch_dtype
     if config.device == "cuda":
-        return torch.zeros(shape, dtype=config.torch_dtype, device=config.device)
+        return torch.zeros(shape, dtype=dtype, device=config.device)
     # NumPy's zeros are the kernel's: no page costs memory, or time at start, before it is written.
     zeros = torch.from_numpy(np.zeros(num_pages * config.layout.page_bytes, dtype=np.uint8))
-    return zeros.view(config.torch_dtype).view(shape)
+    return zeros.view(dtype).view(shape)

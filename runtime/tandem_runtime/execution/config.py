@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tandem_runtime.core.errors import StartupError, UnsupportedModelError
+from tandem_runtime.execution.fp8 import BLOCK
 from tandem_runtime.execution.rope_scaling import context_length, rope_parameters
 
 DType = Literal["float32", "float16", "bfloat16"]
@@ -68,6 +69,8 @@ class ModelConfig:
     dtype: DType
     """The checkpoint's own."""
     eos_token_ids: tuple[int, ...]
+    quantization: Literal["fp8"] | None = None
+    """Of the checkpoint's linear layers: block-wise fp8."""
 
     @classmethod
     def from_folder(
@@ -130,6 +133,7 @@ def _parse(raw: dict[str, Any], generation: dict[str, Any], rope: dict[str, Any]
         moe=_moe(raw) if family.moe else None,
         dtype=_dtype(raw),
         eos_token_ids=_eos(generation) or _eos(raw),
+        quantization=_quantization(raw),
     )
 
 
@@ -138,9 +142,19 @@ def _refuse_unsupported(raw: dict[str, Any]) -> None:
         raise UnsupportedModelError(f"hidden_act {raw['hidden_act']} is not supported; supported: silu")
     if raw.get("use_sliding_window"):
         raise UnsupportedModelError("use_sliding_window is not supported; set it to false in config.json")
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method")
-        raise UnsupportedModelError(f"quantization {method} is not supported; use an unquantized checkpoint")
+
+
+def _quantization(raw: dict[str, Any]) -> Literal["fp8"] | None:
+    described = raw.get("quantization_config")
+    if not described:
+        return None
+    method, block = described.get("quant_method"), described.get("weight_block_size")
+    if method != "fp8" or list(block or ()) != [BLOCK, BLOCK]:
+        raise UnsupportedModelError(
+            f"quantization {method} (weight_block_size {block}) is not supported; supported: fp8 in blocks of"
+            f" {BLOCK} x {BLOCK}, or an unquantized checkpoint"
+        )
+    return "fp8"
 
 
 def _moe(raw: dict[str, Any]) -> MoeConfig:

@@ -43,7 +43,7 @@ def _model_digest(config: ExecutionConfig) -> str:
         del shape[name]
     if config.model.moe is not None:
         shape["moe"]["dense_layers"] = sorted(config.model.moe.dense_layers)
-    digest.update(json.dumps([shape, config.dtype], sort_keys=True).encode())
+    digest.update(json.dumps([shape, config.dtype, config.quantization], sort_keys=True).encode())
     if config.load_format == "dummy":
         digest.update(f"dummy {config.seed}".encode())
         return digest.hexdigest()

@@ -30,6 +30,9 @@ class ExecutionConfig:
     load_format: Literal["safetensors", "dummy"]
     device: Literal["cpu", "cuda"]
     backend: Backend
+    quantization: Literal["fp8"] | None
+    """Of the layers' projections. The eager backend computes with what is left of them after rounding."""
+    kv_dtype: DType | Literal["fp8"]
     tensor_parallel_size: int
     max_model_len: int
     max_num_seqs: int
@@ -51,10 +54,6 @@ class ExecutionConfig:
         """Raises `StartupError` where the flags and the model contradict each other."""
         folder = Path(flags.model)
         model = ModelConfig.from_folder(folder, rope_scaling=flags.rope_scaling, max_model_len=flags.max_model_len)
-        if flags.kv_cache_dtype == "fp8":
-            raise StartupError("--kv-cache-dtype fp8 is not supported on this device")
-        if flags.quantization == "fp8":
-            raise StartupError("--quantization fp8 is not supported on this device")
         if flags.max_model_len is not None and flags.max_model_len > model.max_position_embeddings:
             raise StartupError(
                 f"--max-model-len {flags.max_model_len} exceeds the model's {model.max_position_embeddings} tokens;"
@@ -67,16 +66,19 @@ class ExecutionConfig:
                 " --rope-scaling none turns it off",
                 flags.max_model_len, original,
             )  # fmt: skip
+        dtype: DType = model.dtype if flags.dtype == "auto" else flags.dtype
         device = resolve_device(
             flags.device, tensor_parallel_size=flags.tensor_parallel_size, cuda_devices=torch.cuda.device_count()
         )
         config = cls(
             folder=folder,
             model=model,
-            dtype=model.dtype if flags.dtype == "auto" else flags.dtype,
+            dtype=dtype,
             load_format=flags.load_format,
             device=device,
             backend="triton" if device == "cuda" else "eager",
+            quantization={"auto": model.quantization, "none": None, "fp8": "fp8"}[flags.quantization],
+            kv_dtype="fp8" if flags.kv_cache_dtype == "fp8" else dtype,
             tensor_parallel_size=flags.tensor_parallel_size,
             max_model_len=flags.max_model_len or model.max_position_embeddings,
             max_num_seqs=flags.max_num_seqs,
@@ -88,6 +90,8 @@ class ExecutionConfig:
             cpu_threads=flags.cpu_threads,
         )
         check_divisible(model, flags.tensor_parallel_size)
+        if device == "cuda" and "fp8" in (config.quantization, config.kv_dtype):
+            _check_fp8(torch.cuda.get_device_capability())
         return config
 
     @property
@@ -101,7 +105,7 @@ class ExecutionConfig:
             num_kv_heads=self.model.num_kv_heads,
             head_dim=self.model.head_dim,
             page_size=self.page_size,
-            dtype=self.dtype,
+            dtype=self.kv_dtype,
             tensor_parallel=self.tensor_parallel_size,
         )
 
@@ -149,3 +153,11 @@ def resolve_device(
             f"--tensor-parallel-size {tensor_parallel_size} needs as many GPUs, and this process sees {cuda_devices}"
         )
     return "cuda"
+
+
+def _check_fp8(capability: tuple[int, int]) -> None:
+    if capability < (8, 9):
+        raise StartupError(
+            f"fp8 needs a GPU of compute capability 8.9 or newer, and this one's is {capability[0]}.{capability[1]};"
+            " use --quantization none and --kv-cache-dtype auto"
+        )

@@ -14,9 +14,21 @@ from pathlib import Path
 import torch
 
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.execution.fp8 import (
+    BLOCK,
+    COLUMN_STEP,
+    FP8,
+    Fp8Weight,
+    block_of_rows,
+    dequantize_blocks,
+    quantize_blocks,
+    stack,
+)
 from tandem_runtime.execution.safetensors_file import SafetensorsFile, TensorEntry, open_checkpoint
 from tandem_runtime.execution.upload import to_device
 
+SCALES_SUFFIX = "_scale_inv"
+"""Of the name of an fp8 weight's scales."""
 Progress = Callable[[int, int], None]
 """Called with (bytes read, bytes in total)."""
 
@@ -71,6 +83,13 @@ class WeightSource(ABC):
             row += count
         return target
 
+    def take_fp8(self, parts: Sequence[Part]) -> Fp8Weight:
+        """As `take`, block-wise fp8: as the checkpoint has it, or quantised here."""
+        return stack([self._fp8_part(part) for part in parts])
+
+    def _fp8_part(self, part: Part) -> Fp8Weight:
+        return quantize_blocks(self.take([part]))
+
     @abstractmethod
     def _fill(self, target: torch.Tensor, part: Part) -> None: ...
 
@@ -109,7 +128,9 @@ class CheckpointSource(WeightSource):
                 f"tensor {part.name} in {file.path} has shape {list(entry.shape)};"
                 f" config.json asks for {list(part.shape)}"
             )
-        if part.cols is None and target.device.type == "cpu" and target.dtype == entry.dtype:
+        if entry.dtype == FP8 and target.dtype != FP8:
+            target.copy_(dequantize_blocks(self._fp8_as_stored(part), target.dtype))
+        elif part.cols is None and target.device.type == "cpu" and target.dtype == entry.dtype:
             file.read_rows(entry, part.taken_rows, target)
         else:
             self._fill_in_blocks(target, part, file, entry)
@@ -117,6 +138,27 @@ class CheckpointSource(WeightSource):
             self._unused.discard(part.name)
             self._done += entry.num_bytes
             self._progress(self._done, self._total)
+
+    def _fp8_part(self, part: Part) -> Fp8Weight:
+        stored = self._entries.get(part.name)
+        if stored is None or stored[1].dtype != FP8 or part.taken_cols.start % COLUMN_STEP:
+            return super()._fp8_part(part)
+        return self._fp8_as_stored(part)
+
+    def _fp8_as_stored(self, part: Part) -> Fp8Weight:
+        rows, cols = part.taken_rows, part.taken_cols
+        weight_NK = torch.empty((len(rows), len(cols)), dtype=FP8, device=self.device)
+        self._fill(weight_NK, part)
+        row_blocks, col_blocks = (range(r.start // BLOCK, -(-r.stop // BLOCK)) for r in (rows, cols))
+        shape = (-(-part.shape[0] // BLOCK), -(-part.shape[1] // BLOCK))
+        scale_RC = torch.empty((len(row_blocks), len(col_blocks)), dtype=torch.float32, device=self.device)
+        self._fill(scale_RC, Part(f"{part.name}{SCALES_SUFFIX}", shape, row_blocks, col_blocks))
+        return Fp8Weight(
+            weight_NK,
+            scale_RC,
+            block_of_rows(rows.start % BLOCK, len(rows), weight_NK.device),
+            cols.start % BLOCK,
+        )
 
     def _fill_in_blocks(self, target: torch.Tensor, part: Part, file: SafetensorsFile, entry: TensorEntry) -> None:
         """Reads whole rows into a small buffer, then takes columns, casts and moves to the device."""

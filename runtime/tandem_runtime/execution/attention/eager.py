@@ -12,6 +12,7 @@ import torch
 
 from tandem_runtime.execution.attention.backend import ChunkSpan, HeadNorms, StepBatch, StepIds
 from tandem_runtime.execution.attention.grouping import group_by_length
+from tandem_runtime.execution.fp8 import FP8, LARGEST
 from tandem_runtime.execution.layers.rope import Rope, rotate_
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -44,7 +45,11 @@ class EagerAttention:
         self._q_heads = num_q_heads
         self._group = num_q_heads // heads
         self._rope = rope
-        rows, tiles = kv_PHLCSD.view(-1, dim), kv_PHLCSD.view(-1, size * dim)
+        self._fp8 = kv_PHLCSD.dtype == FP8
+        self._dtype = rope.dtype
+        # Indexing knows no fp8, and all about bytes.
+        cache = kv_PHLCSD.view(torch.uint8) if self._fp8 else kv_PHLCSD
+        rows, tiles = cache.view(-1, dim), cache.view(-1, size * dim)
         # Per layer: views that begin at that layer's first K tile, V tile, K row.
         self._k_tiles = [tiles[2 * i :] for i in range(layers)]
         self._v_tiles = [tiles[2 * i + 1 :] for i in range(layers)]
@@ -72,7 +77,7 @@ class EagerAttention:
             q_TND.copy_(norms.q(q_TND))
             k_TND.copy_(norms.k(k_TND))
         rotate_(qkv_TND[:, : q_heads + kv_heads], self._cos, self._sin)
-        self._rows[layer].index_put_((self._write_rows_TC,), qkv_TND[:, q_heads:])
+        self._rows[layer].index_put_((self._write_rows_TC,), self._stored(qkv_TND[:, q_heads:]))
 
         if self._chunks or len(self._decodes) != 1:
             out_TND = torch.empty_like(q_TND, memory_format=torch.contiguous_format)
@@ -87,8 +92,8 @@ class EagerAttention:
         return out_TND.reshape(len(qkv_TND), q_heads * self._head_dim)
 
     def _decode(self, layer: int, q_BND: torch.Tensor, group: _DecodeGroup) -> torch.Tensor:
-        k_BHTD = self._k_tiles[layer].index_select(0, group.tiles).view(group.shape)
-        v_BHTD = self._v_tiles[layer].index_select(0, group.tiles).view(group.shape)
+        k_BHTD = self._gathered(self._k_tiles[layer], group.tiles).view(group.shape)
+        v_BHTD = self._gathered(self._v_tiles[layer], group.tiles).view(group.shape)
         # The queries that share a KV head are that head's query rows: no copy of K or V per query head.
         q_BHGD = q_BND.view(-1, self._kv_heads, self._group, self._head_dim)
         out_BHGD, _ = flash(q_BHGD, k_BHTD, v_BHTD, attn_mask=group.mask)
@@ -102,12 +107,19 @@ class EagerAttention:
         out_HGnD, weight_HGn = flash(q_HGnD, self._per_query_head(k_HnD), self._per_query_head(v_HnD), is_causal=True)
         if chunk.prefix_tiles is not None:
             shape = (heads, -1, self._head_dim)
-            k_HPD = self._k_tiles[layer].index_select(0, chunk.prefix_tiles).view(shape)[:, : chunk.span.start]
-            v_HPD = self._v_tiles[layer].index_select(0, chunk.prefix_tiles).view(shape)[:, : chunk.span.start]
+            k_HPD = self._gathered(self._k_tiles[layer], chunk.prefix_tiles).view(shape)[:, : chunk.span.start]
+            v_HPD = self._gathered(self._v_tiles[layer], chunk.prefix_tiles).view(shape)[:, : chunk.span.start]
             before_HGnD, before_HGn = flash(q_HGnD, self._per_query_head(k_HPD), self._per_query_head(v_HPD))
             share = torch.sigmoid(before_HGn - weight_HGn).unsqueeze(-1)
             out_HGnD = torch.lerp(out_HGnD.float(), before_HGnD.float(), share)
         return out_HGnD.permute(2, 0, 1, 3).flatten(1, 2)  # type: ignore[no-any-return]
+
+    def _stored(self, kv_TCD: torch.Tensor) -> torch.Tensor:
+        return kv_TCD.clamp(-LARGEST, LARGEST).to(FP8).view(torch.uint8) if self._fp8 else kv_TCD
+
+    def _gathered(self, tiles: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        found = tiles.index_select(0, index)
+        return found.view(FP8).to(self._dtype) if self._fp8 else found
 
     def _per_query_head(self, x_HTD: torch.Tensor) -> torch.Tensor:
         heads, tokens, dim = x_HTD.shape
@@ -132,7 +144,7 @@ class EagerAttention:
         table_BP = torch.where(beyond_BP, table_BP[:, :1], table_BP)
         tiles_BHP = table_BP[:, None, :] * self._tiles_per_page + self._head_tiles_H[:, None]
         tokens = width * self._page_size
-        mask_BT = torch.zeros(len(rows), tokens, dtype=self.kv_PHLCSD.dtype)
+        mask_BT = torch.zeros(len(rows), tokens, dtype=self._dtype)
         mask_BT.masked_fill_(torch.arange(tokens) >= lengths_B[:, None], float("-inf"))
         return _DecodeGroup(
             rows_B=None if whole else rows_B,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,15 @@ import torch
 
 from tandem_runtime.execution.config import ModelConfig
 from tandem_runtime.execution.parallel import TensorParallel
-from tandem_runtime.execution.weights import WeightSource
+from tandem_runtime.execution.weights import Part, WeightSource
+
+
+class Product(Protocol):
+    """y = x W^T + b."""
+
+    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor: ...
+    def add_to(self, residual_TN: torch.Tensor, x_TK: torch.Tensor) -> torch.Tensor:
+        """residual + x W^T + b; may overwrite `residual_TN`."""
 
 
 class FeedForward(Protocol):
@@ -27,6 +35,8 @@ class Ops:
     """(x, weight, eps): over the last dimension, in fp32, returned in x's dtype."""
     silu_and_mul: Callable[[torch.Tensor], torch.Tensor]
     """[..., 2 I] (gate, then up) -> [..., I]; may overwrite its argument."""
+    linear: Callable[[WeightSource, Sequence[Part], torch.Tensor | None], Product]
+    """(weights, parts, bias): of the layers' projections; embedding, head and router are never quantised."""
     moe: Callable[[BuildContext, str], FeedForward]
     """(context, name): the mixture of experts at `name`."""
 

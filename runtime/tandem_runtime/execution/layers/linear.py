@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from tandem_runtime.execution.layers.context import BuildContext
+from tandem_runtime.execution.fp8 import dequantize_blocks
+from tandem_runtime.execution.layers.context import BuildContext, Product
 from tandem_runtime.execution.weights import Part, WeightSource
 
 PACK_ROWS = 8
@@ -57,7 +58,7 @@ class RowParallelLinear:
         # The sum over ranks must hold the bias once.
         add_bias = bias and context.tp.rank == 0
         full_bias = context.weights.take([Part(f"{name}.bias", (out_size,))]) if bias else None
-        self._linear = load_linear(context.weights, parts, full_bias if add_bias else None)
+        self._linear = context.ops.linear(context.weights, parts, full_bias if add_bias else None)
 
     def add_to(self, residual_TN: torch.Tensor, x_TK: torch.Tensor) -> torch.Tensor:
         if self._tp.world == 1:
@@ -65,16 +66,21 @@ class RowParallelLinear:
         return self._tp.all_reduce(self._linear(x_TK)).add_(residual_TN)
 
 
-def column_parallel(context: BuildContext, parts: Sequence[tuple[str, int, range]], *, bias: bool) -> Linear:
+def column_parallel(context: BuildContext, parts: Sequence[tuple[str, int, range]], *, bias: bool) -> Product:
     """One fused product of several projections of the same input: (name, rows of the whole tensor, rows held here)."""
     hidden = context.config.hidden_size
     weights = [Part(f"{name}.weight", (size, hidden), rows=rows) for name, size, rows in parts]
     biases = [Part(f"{name}.bias", (size,), rows=rows) for name, size, rows in parts]
-    return load_linear(context.weights, weights, context.weights.take(biases) if bias else None)
+    return context.ops.linear(context.weights, weights, context.weights.take(biases) if bias else None)
 
 
 def load_linear(source: WeightSource, parts: Sequence[Part], bias_N: torch.Tensor | None = None) -> Linear:
     return Linear((source.lend if packs(source.dtype, source.device) else source.take)(parts), bias_N)
+
+
+def load_fp8_linear(source: WeightSource, parts: Sequence[Part], bias_N: torch.Tensor | None = None) -> Linear:
+    """With weights rounded to block-wise fp8 and widened again: what fp8 costs in quality, not what it gains."""
+    return Linear(dequantize_blocks(source.take_fp8(parts), source.dtype), bias_N)
 
 
 def packs(dtype: torch.dtype, device: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tandem_runtime.execution.layers.context import BuildContext
+from tandem_runtime.execution.layers.context import BuildContext, Product
 from tandem_runtime.execution.layers.linear import Linear, column_parallel
 from tandem_runtime.execution.layers.mlp import silu_and_mul
 from tandem_runtime.execution.weights import Part
@@ -20,8 +20,8 @@ class SparseMoe:
         self._top_k = moe.experts_per_token
         self._normalise = moe.norm_topk_prob
         self._router = Linear(context.weights.take([Part(f"{name}.gate.weight", (moe.num_experts, hidden))]))
-        self._gate_up: list[Linear] = []
-        self._down: list[Linear] = []
+        self._gate_up: list[Product] = []
+        self._down: list[Product] = []
         for expert in (f"{name}.experts.{i}" for i in range(moe.num_experts)):
             self._gate_up.append(
                 column_parallel(
@@ -29,7 +29,9 @@ class SparseMoe:
                 )
             )
             self._down.append(
-                Linear(context.weights.take([Part(f"{expert}.down_proj.weight", (hidden, size), cols=part)]))
+                context.ops.linear(
+                    context.weights, [Part(f"{expert}.down_proj.weight", (hidden, size), cols=part)], None
+                )
             )
 
     def add_to(self, residual_TE: torch.Tensor, x_TE: torch.Tensor) -> torch.Tensor:

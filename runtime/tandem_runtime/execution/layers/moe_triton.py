@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
+from tandem_kernels.fp8_gemm import BlockScales
 from tandem_kernels.moe_combine import moe_combine
 from tandem_kernels.moe_gemm import Picks, down, gate_up
 from tandem_kernels.moe_route import moe_route
@@ -10,11 +14,17 @@ from tandem_kernels.silu_and_mul import silu_and_mul
 
 from tandem_runtime.execution.layers.context import BuildContext
 from tandem_runtime.execution.layers.linear import Linear
-from tandem_runtime.execution.weights import Part
+from tandem_runtime.execution.weights import Part, WeightSource
+
+
+class _Experts(NamedTuple):
+    weight: torch.Tensor
+    """[experts, N, K]."""
+    scales: BlockScales | None
 
 
 class TritonMoe:
-    def __init__(self, context: BuildContext, name: str) -> None:
+    def __init__(self, context: BuildContext, name: str, *, fp8: bool = False) -> None:
         moe = context.config.moe
         assert moe is not None
         hidden, size = context.config.hidden_size, moe.intermediate_size
@@ -25,22 +35,33 @@ class TritonMoe:
         self._num_experts = moe.num_experts
         self._router = Linear(context.weights.take([Part(f"{name}.gate.weight", (moe.num_experts, hidden))]))
         experts = [f"{name}.experts.{i}" for i in range(moe.num_experts)]
-        self._gate_up_XNH = context.weights.take(
-            [
-                Part(f"{expert}.{projection}.weight", (size, hidden), rows=part)
-                for expert in experts
-                for projection in ("gate_proj", "up_proj")
-            ]
-        ).view(moe.num_experts, 2 * len(part), hidden)
-        self._down_XHI = context.weights.take(
-            [Part(f"{expert}.down_proj.weight", (hidden, size), cols=part) for expert in experts]
-        ).view(moe.num_experts, hidden, len(part))
+        gate_up = [
+            Part(f"{expert}.{projection}.weight", (size, hidden), rows=part)
+            for expert in experts
+            for projection in ("gate_proj", "up_proj")
+        ]
+        down = [Part(f"{expert}.down_proj.weight", (hidden, size), cols=part) for expert in experts]
+        self._gate_up = _load(context.weights, gate_up, moe.num_experts, fp8=fp8)
+        self._down = _load(context.weights, down, moe.num_experts, fp8=fp8)
 
     def add_to(self, residual_TE: torch.Tensor, x_TE: torch.Tensor) -> torch.Tensor:
         routing = moe_route(self._router(x_TE), self._top_k, normalise=self._normalise)
         picks = Picks.of(routing.experts_TK, self._num_experts)
-        inner_PI = silu_and_mul(gate_up(x_TE, self._gate_up_XNH, picks, self._top_k))
-        y_PE = down(inner_PI, self._down_XHI, picks, routing.weights_TK)
+        inner_PI = silu_and_mul(gate_up(x_TE, self._gate_up.weight, picks, self._top_k, self._gate_up.scales))
+        y_PE = down(inner_PI, self._down.weight, picks, routing.weights_TK, self._down.scales)
         # The sum over ranks must hold the residual once.
         added = residual_TE if self._tp.rank == 0 else None
         return self._tp.all_reduce(moe_combine(y_PE, self._top_k, added))
+
+
+def _load(source: WeightSource, parts: Sequence[Part], experts: int, *, fp8: bool) -> _Experts:
+    """The parts of every expert in turn; each has as many, of the same shapes."""
+    if not fp8:
+        weight_NK = source.take(parts)
+        return _Experts(weight_NK.view(experts, -1, weight_NK.shape[1]), None)
+    found = source.take_fp8(parts)
+    rows = len(found.weight_NK) // experts
+    scale_XRC = found.scale_RC.view(experts, -1, found.scale_RC.shape[1])
+    return _Experts(
+        found.weight_NK.view(experts, rows, -1), BlockScales(scale_XRC, found.row_blocks_N[:rows], found.first_column)
+    )

@@ -14,14 +14,14 @@ class Rope:
     def __init__(self, parameters: dict[str, Any], head_dim: int, *, dtype: torch.dtype, device: str) -> None:
         inv_freq, self.attention_factor = frequencies(parameters, head_dim)
         self.inv_freq = inv_freq.to(device)
-        self._dtype = dtype
+        self.dtype = dtype
 
     def tables(self, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos, sin: [T, 1, head_dim] each; the first half of sin is negated, as `rotate` wants it."""
         angles = positions_T.to(torch.float32)[:, None, None] * self.inv_freq
         cos = angles.cos().mul_(self.attention_factor)
         sin = angles.sin().mul_(self.attention_factor)
-        return torch.cat((cos, cos), -1).to(self._dtype), torch.cat((-sin, sin), -1).to(self._dtype)
+        return torch.cat((cos, cos), -1).to(self.dtype), torch.cat((-sin, sin), -1).to(self.dtype)
 
 
 def rotate_(x_TND: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
