@@ -37,6 +37,8 @@ class _Job:
     job: handoff.PrefillJob
     token: str
     lease: int
+    deadline: int | None
+    """A timer, as `lease`: the scheduler must not end a sequence whose pages are being sent."""
     received_at: float
     phase: Literal["queued", "asking", "sending", "sent"] = "queued"
     retry_s: float = FIRST_RETRY_S
@@ -100,7 +102,6 @@ class PrefillHandoffs:
             job.token_ids,
             SamplingParams(max_tokens=1),
             arrival=now,
-            deadline=None if job.deadline_s is None else now + job.deadline_s,
             priority=job.priority,
             cache_salt=job.cache_salt,
             mode="prefill_only",
@@ -110,8 +111,13 @@ class PrefillHandoffs:
         except RequestError as error:
             self._control.answer(call, error.status, {"error": str(error)})
             return
-        lease = self._new_lease(job.job_id)
-        self._jobs[job.job_id] = _Job(job=job, token=secrets.token_urlsafe(16), lease=lease, received_at=now)
+        self._jobs[job.job_id] = _Job(
+            job=job,
+            token=secrets.token_urlsafe(16),
+            lease=self._new_lease(job.job_id),
+            deadline=self._new_deadline(job),
+            received_at=now,
+        )
         self._control.answer(call, 202)
 
     def _fault(self, job: handoff.PrefillJob) -> str | None:
@@ -186,11 +192,6 @@ class PrefillHandoffs:
             job.lease = self._new_lease(job.job.job_id)
         unknown = [job_id for job_id in probe.job_ids if job_id not in self._jobs]
         self._control.answer(call, 200, handoff.Alive(incarnation=self._incarnation, unknown_jobs=unknown))
-
-    def drop(self, job_id: str) -> None:
-        """The scheduler ended the job's sequence (its deadline passed)."""
-        if job := self._jobs.get(job_id):
-            self._end(job, "deadline", "the deadline passed")
 
     def _ask(self, job: _Job) -> None:
         if job.job.job_id not in self._jobs:
@@ -282,11 +283,21 @@ class PrefillHandoffs:
     def _remove(self, job: _Job, outcome: str) -> None:
         self.outcomes[f"sent/{outcome}"] += 1
         self._timers.cancel(job.lease)
+        self._timers.cancel(job.deadline)
         del self._jobs[job.job.job_id]
         self._scheduler.abort(job.job.job_id)
 
     def _new_lease(self, job_id: str) -> int:
         return self._timers.after(self._lease_s, lambda: self._on_lease_expired(job_id))
+
+    def _new_deadline(self, job: handoff.PrefillJob) -> int | None:
+        if job.deadline_s is None:
+            return None
+        return self._timers.after(job.deadline_s, lambda: self._on_deadline(job.job_id))
+
+    def _on_deadline(self, job_id: str) -> None:
+        if job := self._jobs.get(job_id):
+            self._end(job, "deadline", "the deadline passed")
 
     def _on_lease_expired(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):

@@ -63,7 +63,8 @@ class TimerThread:
             while not self._closed:
                 due = self._heap[0][0] - self._clock() if self._heap else None
                 if due is None or due > 0:
-                    self._changed.wait(due)
+                    # A peer's deadline may lie further off than a lock can wait.
+                    self._changed.wait(None if due is None else min(due, threading.TIMEOUT_MAX))
                     continue
                 _, timer = heapq.heappop(self._heap)
                 event = self._events.pop(timer, None)

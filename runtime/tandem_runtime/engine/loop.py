@@ -219,15 +219,10 @@ class Engine:
 
     def _expire(self) -> None:
         for request_id in self._scheduler.expire(self._clock()):
-            if live := self._live.pop(request_id, None):
-                self._drop(live)
-                self._outputs.append(
-                    EngineOutput(
-                        request_id=request_id, finish_reason="deadline", trace=live.trace(self._name, self._clock())
-                    )
-                )
-            elif self._prefill is not None:
-                self._prefill.drop(request_id)
+            live = self._live.pop(request_id)
+            self._drop(live)
+            trace = live.trace(self._name, self._clock())
+            self._outputs.append(EngineOutput(request_id=request_id, finish_reason="deadline", trace=trace))
 
     def _commit(self, result: StepResult) -> None:
         self._in_flight -= 1
