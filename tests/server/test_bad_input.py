@@ -88,9 +88,9 @@ async def refused(http: aiohttp.ClientSession, path: str, body: Any) -> tuple[in
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
         ({"logit_bias": {str(token): 0 for token in range(1025)}}, "logit_bias"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
-        ({"top_logprobs": 2}, None),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-        ({"stream_options": {"include_usage": True}}, None),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
         ({"chat_template_kwargs": {"mood": 1}}, "chat_template_kwargs.mood"),
@@ -125,14 +125,14 @@ async def test_chat_fields(http: aiohttp.ClientSession, fields: dict[str, Any], 
         ({"prompt": []}, "prompt"),
         ({"prompt": [""]}, "prompt"),
         ({"prompt": ""}, "prompt"),
-        ({"prompt": [1, [2]]}, "prompt[0]"),
+        ({"prompt": [1, [2]]}, "prompt[1]"),
         ({"prompt": [[]]}, "prompt[0]"),
         ({"prompt": [400]}, "prompt"),
         ({"prompt": [10**12]}, "prompt[0]"),
-        ({"prompt": "a", "max_tokens": 0}, None),
-        ({"prompt": "a", "best_of": 2}, None),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
-        ({"prompt": ["a"] * 100, "n": 2}, None),
+        ({"prompt": ["a"] * 100, "n": 2}, "n"),
         ({"prompt": "a", "logprobs": True}, "logprobs"),
         ({"prompt": "a", "messages": HELLO}, "messages"),
     ],
@@ -140,6 +140,25 @@ async def test_chat_fields(http: aiohttp.ClientSession, fields: dict[str, Any], 
 async def test_completion_fields(http: aiohttp.ClientSession, fields: dict[str, Any], param: str | None) -> None:
     status, error = await refused(http, TEXT, {"model": "tiny", **fields})
     assert (status, error["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        (CHAT, {"stop": 7}, "'stop': Input should be a valid string or a valid list"),
+        (CHAT, {"messages": user(7)}, "'messages[0].content': Input should be a valid string or a valid list"),
+        (TEXT, {"prompt": 7}, "'prompt': Input should be a valid string or a valid list"),
+        (TEXT, {"prompt": [1, "a"]}, "'prompt[1]': Input should be a valid integer or a valid list"),
+        (TEXT, {"prompt": ["a", 1]}, "'prompt[1]': Input should be a valid string or a valid list"),
+    ],
+)
+async def test_errors_say_all_that_a_field_may_be(
+    http: aiohttp.ClientSession, path: str, fields: dict[str, Any], message: str
+) -> None:
+    """Symptom: `"stop": 7` was answered with 'should be a valid string', as if a list were none."""
+    given = {"messages": HELLO} if path == CHAT else {"prompt": "a"}
+    status, error = await refused(http, path, {"model": "tiny"} | given | fields)
+    assert (status, error["message"]) == (400, message)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +16,8 @@ MAX_ERRORS = 1000
 """In a body for which the first one is still named."""
 
 _NOT_SUPPORTED = "x-not-supported"
+_SHOULD = "Input should be "
+"""How pydantic begins what it says of a wrong type or value."""
 
 
 class RequestModel(BaseModel):
@@ -66,10 +69,12 @@ def parse(model: type[Model], body: object) -> Model:
 
 
 def _refusal(model: type[RequestModel], body: dict[str, Any], invalid: ValidationError) -> RequestError:
-    # Of a union's branches, the one that got furthest into the value is the one that was meant.
     errors = invalid.errors(include_url=False, include_context=False, include_input=False)
-    error = max(errors, key=lambda e: len(_path(e["loc"], body, e["type"])))
-    path = _path(error["loc"], body, error["type"])
+    paths = [_path(error["loc"], body, error["type"]) for error in errors]
+    # Of a union's branches, the one that got furthest into the value is the one that was meant.
+    path = max(paths, key=lambda path: (len(path), [step for step in path if isinstance(step, int)]))
+    candidates = [error for error, its_path in zip(errors, paths, strict=True) if its_path == path]
+    error = candidates[0]
     name = _dotted(path)
     field = model.model_fields.get(str(path[0])) if path else None
     extra = field.json_schema_extra if field is not None else None
@@ -79,8 +84,19 @@ def _refusal(model: type[RequestModel], body: dict[str, Any], invalid: Validatio
         return RequestError(f"'{name}' is not supported", param=name)
     if error["type"] == "missing":
         return RequestError(f"'{name}' is required", param=name)
+    if name:
+        return RequestError(f"'{name}': {_joined([one['msg'] for one in candidates])}", param=name)
+    # A check across fields names the one at fault first.
     message = error["msg"].removeprefix("Value error, ")
-    return RequestError(f"'{name}': {message}" if name else message, param=name or None)
+    quoted = re.match(r"'(\w+)'", message)
+    return RequestError(message, param=quoted[1] if quoted else None)
+
+
+def _joined(messages: list[str]) -> str:
+    """What a value should be, where a union's branches each say their own."""
+    if not all(message.startswith(_SHOULD) for message in messages):
+        return messages[0].removeprefix("Value error, ")
+    return _SHOULD + " or ".join(dict.fromkeys(message.removeprefix(_SHOULD) for message in messages))
 
 
 def _path(loc: tuple[int | str, ...], body: object, kind: str) -> list[int | str]:

@@ -36,7 +36,7 @@ class CompletionRequest(GenerationRequest):
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("'max_tokens' 0 needs 'echo': true")
         if len(self.prompts) * self.choices > MAX_CHOICES:
-            raise ValueError(f"prompts times 'n' must be at most {MAX_CHOICES}")
+            raise ValueError(f"'n' times the number of prompts must be at most {MAX_CHOICES}")
         return self
 
     @property
