@@ -23,7 +23,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 class StreamOptions(RequestModel):
     include_usage: bool = False
     continuous_usage_stats: bool = Field(False, description="With `include_usage`: in every chunk.")
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: Literal[False] | None = not_supported("padding of events")
 
     @model_validator(mode="after")
     def _consistent(self) -> StreamOptions:
@@ -64,6 +64,9 @@ class SampledRequest(RequestModel):
     metadata: dict[str, Any] | None = ignored("nothing is stored")
     safety_identifier: str | None = ignored("no moderation")
     prompt_cache_key: str | None = ignored("the prefix cache is automatic")
+    prompt_cache_options: dict[str, Any] | None = ignored("the prefix cache is automatic")
+    prompt_cache_retention: str | None = ignored("the prefix cache is automatic")
+    moderation: None = not_supported("moderation")
     store: Literal[False] | None = not_supported("answers are not stored")
     service_tier: Literal["auto", "default"] | None = not_supported("there is one tier")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field
 
-from tandem_runtime.server.protocol.base import JsonObject, RequestModel
+from tandem_runtime.server.protocol.base import JsonObject, RequestModel, not_supported
 
 MAX_MESSAGES = 10_000
 
@@ -53,8 +53,8 @@ class AssistantMessage(RequestModel):
     name: str | None = None
     refusal: str | None = None
     annotations: Annotated[list[JsonObject], Field(max_length=0)] | None = None
-    audio: None = None
-    function_call: None = None
+    audio: None = not_supported("audio")
+    function_call: None = not_supported("the predecessor of 'tool_calls'")
 
 
 class ToolMessage(RequestModel):

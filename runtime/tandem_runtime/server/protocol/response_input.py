@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from tandem_runtime.server.protocol.base import JsonObject, RequestModel
+from tandem_runtime.server.protocol.base import JsonObject, RequestModel, ignored
 from tandem_runtime.server.protocol.messages import (
     MAX_MESSAGES,
     AssistantMessage,
@@ -18,6 +18,8 @@ from tandem_runtime.server.protocol.messages import (
     UserMessage,
 )
 
+_NOT_READ = "not part of the prompt"
+
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -26,9 +28,9 @@ class InputText(RequestModel):
 
     type: Literal["input_text", "output_text"]
     text: str
-    annotations: list[JsonObject] | None = None
-    logprobs: list[JsonObject] | None = None
-    prompt_cache_breakpoint: JsonObject | None = None
+    annotations: list[JsonObject] | None = ignored(_NOT_READ)
+    logprobs: list[JsonObject] | None = ignored(_NOT_READ)
+    prompt_cache_breakpoint: JsonObject | None = ignored("the prefix cache is automatic")
 
 
 class InputRefusal(RequestModel):
@@ -45,15 +47,15 @@ Part = Annotated[InputText | InputRefusal, Field(discriminator="type")]
 
 
 class _Item(RequestModel):
-    id: str | None = None
-    status: Status | None = None
+    id: str | None = ignored("nothing is stored")
+    status: Status | None = ignored(_NOT_READ)
 
 
 class MessageItem(_Item):
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
     content: str | Annotated[list[Part], Field(fail_fast=True)]
-    phase: str | None = None
+    phase: str | None = ignored(_NOT_READ)
 
     @property
     def text(self) -> str:
@@ -62,9 +64,9 @@ class MessageItem(_Item):
 
 class ReasoningItem(_Item):
     type: Literal["reasoning"]
-    summary: list[JsonObject] | None = None
+    summary: list[JsonObject] | None = ignored("the reasoning itself is in 'content'")
     content: list[ReasoningText] | None = None
-    encrypted_content: str | None = None
+    encrypted_content: str | None = ignored("the reasoning is in 'content', in plain text")
 
     @property
     def text(self) -> str:
@@ -76,17 +78,17 @@ class FunctionCallItem(_Item):
     call_id: str
     name: str
     arguments: str
-    caller: JsonObject | None = None
-    namespace: str | None = None
+    caller: JsonObject | None = ignored(_NOT_READ)
+    namespace: str | None = ignored(_NOT_READ)
 
 
 class FunctionOutputItem(_Item):
     type: Literal["function_call_output"]
     call_id: str
     output: str | Annotated[list[InputText], Field(fail_fast=True)]
-    caller: JsonObject | None = None
-    name: str | None = None
-    namespace: str | None = None
+    caller: JsonObject | None = ignored(_NOT_READ)
+    name: str | None = ignored("'call_id' says which")
+    namespace: str | None = ignored(_NOT_READ)
 
 
 def _kind(item: Any) -> str | None:

@@ -31,7 +31,7 @@ class Reasoning(RequestModel):
 
 
 class EventOptions(RequestModel):
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: Literal[False] | None = not_supported("padding of events")
 
 
 class ResponsesRequest(SampledRequest):
@@ -51,8 +51,6 @@ class ResponsesRequest(SampledRequest):
     tool_choice: Literal["none", "auto"] | None = not_supported("tool calling")
     parallel_tool_calls: bool | None = ignored("there are no tools")
     max_tool_calls: int | None = ignored("there are no built-in tools")
-    prompt_cache_options: JsonObject | None = ignored("the prefix cache is automatic")
-    prompt_cache_retention: str | None = ignored("the prefix cache is automatic")
 
     previous_response_id: None = not_supported(_STATELESS)
     conversation: None = not_supported(_STATELESS)
@@ -61,7 +59,6 @@ class ResponsesRequest(SampledRequest):
     background_options: None = not_supported("background answers; use 'stream'")
     truncation: Literal["disabled"] | None = not_supported("dropping items to fit; shorten 'input'")
     context_management: None = not_supported("compaction; shorten 'input'")
-    moderation: None = not_supported("moderation")
     image: None = not_supported("images")
     access_programs: None = not_supported("access programs")
 
