@@ -53,8 +53,8 @@ def quantiles(metric: Metric, scope: str = OURS) -> dict[str, str]:
 
 
 def share(part: str, whole: str) -> str:
-    """0 where nothing happened, instead of no value."""
-    return f"({part}) / clamp_min({whole}, 1e-9)"
+    """0 where nothing happened, or never did (no series of that kind exists yet), instead of no value."""
+    return f"({part} or {whole} * 0) / clamp_min({whole}, 1e-9)"
 
 
 def known_pods(*more: str, by: str = "role") -> str:
