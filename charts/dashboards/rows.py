@@ -116,6 +116,8 @@ HANDOFF = Row(
               "ops"),
         Panel("Fallbacks", "Prompts that decode pods computed themselves after a failed handoff.",
               {"{{reason}}": rate(m.HANDOFF_FALLBACKS, by="reason")}, "ops", stacked=True),
+        Panel("Refused tickets", "By reason; the prompt is computed locally. expired: clocks that differ.",
+              {"{{reason}}": rate(m.TICKETS_REFUSED, by="reason")}, "ops", stacked=True),
         Panel("Lost decode pods", "Jobs whose decode pod fell silent, and pages that wait for late writes.", {
             "leases expired": rate(m.HANDOFF_EXPIRED),
             "pages quarantined": total(m.HANDOFF_QUARANTINED)}),

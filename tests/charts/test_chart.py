@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, get_args
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
+from pydantic import BaseModel
 from support.chart import CHART, KUBERNETES, Manifest, of_kind, render, run
 from tandem_contract.flags import parse
 from tandem_operator import platform, presets
 from tandem_operator.crdgen.crd import crd
 from tandem_operator.options import OperatorFlags
 from tandem_operator.platform import Platform
+from tandem_operator.presets import Preset
 
 ROLE = {"tensor": 1, "cpu": "4", "memory": "16Gi"}
 MINE = {"uri": "hf://me/mine", "servedName": "mine", "maxModelLen": 4096, "prefill": ROLE, "decode": ROLE}
@@ -118,6 +121,24 @@ def test_presets_reach_the_operator_and_restart_it(tmp_path: Path) -> None:
     assert parse(OperatorFlags, container(*argv)["args"][1:]).presets == f"{mounts['config']}/presets.yaml"
     annotations = [deployment(*one)["spec"]["template"]["metadata"]["annotations"] for one in ([], argv)]
     assert annotations[0]["checksum/config"] != annotations[1]["checksum/config"]
+
+
+@pytest.mark.parametrize(("path", "model"), [("presets", Preset), ("platform", Platform)])
+def test_schema_knows_every_field_of_what_the_operator_reads(path: str, model: type[BaseModel]) -> None:
+    """Symptom: presets learned of yarn, and the chart refused a preset that had it."""
+    values = json.loads((CHART / "values.schema.json").read_text())
+    compare(values["properties"][path], model, values["$defs"])
+
+
+def compare(schema: Any, model: type[BaseModel], definitions: Any) -> None:
+    for part in (schema, schema.get("additionalProperties")):
+        if isinstance(part, dict):
+            schema = definitions[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+    assert schema["properties"].keys() == {field.alias for field in model.model_fields.values()}
+    for field in model.model_fields.values():
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                compare(schema["properties"][field.alias], inner, definitions)
 
 
 def test_platform_reaches_the_operator(tmp_path: Path) -> None:
