@@ -16,6 +16,7 @@ from support.tiny_models import FAMILIES, Family
 from tandem_runtime.core.plan import StepResult
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.execution.runner import ModelRunner
+from tandem_runtime.execution.settings import Backend
 
 Tiny = Callable[..., Path]
 TOLERANCE = 1e-4
@@ -40,9 +41,14 @@ def prompt_distributions(result: StepResult, chunk: int = 0) -> torch.Tensor:
     return torch.stack(rows)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> Family:
+@pytest.fixture(scope="module", params=[*((family, "native") for family in FAMILIES), ("qwen3", "eager")], ids=str)
+def case(request: pytest.FixtureRequest) -> tuple[Family, Backend]:
     return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def family(case: tuple[Family, Backend]) -> Family:
+    return case[0]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +57,8 @@ def folder(tiny: Tiny, family: Family) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runner(folder: Path) -> ModelRunner:
-    return load_runner(folder)
+def runner(folder: Path, case: tuple[Family, Backend]) -> ModelRunner:
+    return load_runner(folder, backend=case[1])
 
 
 def test_whole_prefill_matches_at_every_position(runner: ModelRunner, folder: Path) -> None:

@@ -6,9 +6,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from tandem_kernels.native import NativeOps
 
 from tandem_runtime.execution.attention.backend import AttentionBackend
 from tandem_runtime.execution.attention.eager import EagerAttention
+from tandem_runtime.execution.attention.native import NativeAttention
 from tandem_runtime.execution.layers.context import Ops
 from tandem_runtime.execution.layers.linear import load_fp8_linear, load_linear
 from tandem_runtime.execution.layers.mlp import silu_and_mul
@@ -22,11 +24,14 @@ from tandem_runtime.execution.timing import CudaTimer, HostTimer, Timer
 
 def ops_of(config: ExecutionConfig) -> Ops:
     fp8 = config.quantization == "fp8"
-    if config.backend == "eager":
+    if config.backend != "triton":
         # A quantised checkpoint is widened where it is read.
         rounded = fp8 and config.model.quantization is None
         linear = load_fp8_linear if rounded else load_linear
-        return Ops(rms_norm=rms_norm, silu_and_mul=silu_and_mul, linear=linear, moe=SparseMoe)
+        if config.backend == "eager":
+            return Ops(rms_norm=rms_norm, silu_and_mul=silu_and_mul, linear=linear, moe=SparseMoe)
+        native = NativeOps(config.torch_dtype)
+        return Ops(rms_norm=native.rms_norm, silu_and_mul=native.silu_and_mul, linear=linear, moe=SparseMoe)
     from tandem_kernels import rms_norm as norms
     from tandem_kernels import silu_and_mul as activations
 
@@ -42,7 +47,7 @@ def ops_of(config: ExecutionConfig) -> Ops:
 
 
 def sampler_of(config: ExecutionConfig) -> Sampler:
-    if config.backend == "eager":
+    if config.backend != "triton":
         return EagerSampler(vocab_size=config.model.vocab_size)
     from tandem_runtime.execution.triton_sampler import TritonSampler
 
@@ -61,6 +66,8 @@ def attention_of(config: ExecutionConfig, *, num_pages: int, q_heads: int, kv_he
     rope = Rope(config.model.rope, config.model.head_dim, dtype=config.torch_dtype, device=config.device)
     if config.backend == "eager":
         return EagerAttention(kv_PHLCSD, num_q_heads=q_heads, rope=rope)
+    if config.backend == "native":
+        return NativeAttention(kv_PHLCSD, NativeOps(config.torch_dtype), num_q_heads=q_heads, rope=rope)
     from tandem_runtime.execution.attention.triton import TritonAttention
 
     return TritonAttention(

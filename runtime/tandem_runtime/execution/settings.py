@@ -10,15 +10,19 @@ from typing import Literal
 
 import torch
 from tandem_contract.flags import ServeFlags
+from tandem_kernels.native import NativeError, NativeOps
 
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.core.kv import KVLayout
+from tandem_runtime.execution.attention.native import supports
 from tandem_runtime.execution.config import DType, ModelConfig
 
-Backend = Literal["eager", "triton"]
-"""How layers compute: torch operations, or Triton kernels."""
 logger = logging.getLogger(__name__)
 
+Backend = Literal["eager", "native", "triton"]
+"""How layers compute: torch operations, C kernels (CPU), or Triton kernels."""
+KVDType = DType | Literal["fp8"]
+TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30, "t": 10**12, "ti": 2**40}
 
 
@@ -32,7 +36,7 @@ class ExecutionConfig:
     backend: Backend
     quantization: Literal["fp8"] | None
     """Of the layers' projections. The eager backend computes with what is left of them after rounding."""
-    kv_dtype: DType | Literal["fp8"]
+    kv_dtype: KVDType
     tensor_parallel_size: int
     max_model_len: int
     max_num_seqs: int
@@ -70,15 +74,17 @@ class ExecutionConfig:
         device = resolve_device(
             flags.device, tensor_parallel_size=flags.tensor_parallel_size, cuda_devices=torch.cuda.device_count()
         )
+        dtype = model.dtype if flags.dtype == "auto" else flags.dtype
+        kv_dtype: KVDType = "fp8" if flags.kv_cache_dtype == "fp8" else dtype
         config = cls(
             folder=folder,
             model=model,
             dtype=dtype,
             load_format=flags.load_format,
             device=device,
-            backend="triton" if device == "cuda" else "eager",
+            backend="triton" if device == "cuda" else _cpu_backend(model, TORCH_DTYPES[dtype], kv_dtype),
             quantization={"auto": model.quantization, "none": None, "fp8": "fp8"}[flags.quantization],
-            kv_dtype="fp8" if flags.kv_cache_dtype == "fp8" else dtype,
+            kv_dtype=kv_dtype,
             tensor_parallel_size=flags.tensor_parallel_size,
             max_model_len=flags.max_model_len or model.max_position_embeddings,
             max_num_seqs=flags.max_num_seqs,
@@ -96,7 +102,7 @@ class ExecutionConfig:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[self.dtype]
+        return TORCH_DTYPES[self.dtype]
 
     @property
     def layout(self) -> KVLayout:
@@ -112,6 +118,17 @@ class ExecutionConfig:
     @property
     def max_pages_per_seq(self) -> int:
         return self.layout.pages_for(self.max_model_len)
+
+
+def _cpu_backend(model: ModelConfig, dtype: torch.dtype, kv_dtype: KVDType) -> Backend:
+    if kv_dtype == "fp8" or not supports(head_dim=model.head_dim, q_heads=model.num_heads, kv_heads=model.num_kv_heads):
+        return "eager"
+    try:
+        NativeOps(dtype)
+    except NativeError as error:
+        logger.warning("no CPU kernels, torch operations instead: slower, and answers vary with the batch: %s", error)
+        return "eager"
+    return "native"
 
 
 def parse_size(text: str) -> int:

@@ -18,8 +18,9 @@ PACK_ROWS = 8
 class Linear:
     """y = x W^T + b, optionally plus a residual in the same pass.
 
-    On the CPU, 16-bit weights are kept in oneDNN's blocked layout: the same product on plain rows is repacked on every
-    call, which costs a third of a decode step. The packed copy replaces the plain one.
+    On the CPU, weights are kept in oneDNN's blocked layout: the same product on plain rows is repacked on every call,
+    which costs a third of a decode step. The packed copy replaces the plain one. In this layout a row's bits do not
+    depend on the rows beside it, except that a product of one row sums in another order: it is computed as two.
     """
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
@@ -29,6 +30,8 @@ class Linear:
 
     def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
         if self._packed:
+            if len(x_TK) == 1:
+                return self(x_TK.repeat(2, 1))[:1]
             y_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
                 x_TK, self._weight, self._bias, "none", [], ""
             )
@@ -38,6 +41,8 @@ class Linear:
     def add_to(self, residual_TN: torch.Tensor, x_TK: torch.Tensor) -> torch.Tensor:
         """residual + x W^T + b; may overwrite `residual_TN`."""
         if self._packed:
+            if len(x_TK) == 1:
+                return self.add_to(residual_TN.repeat(2, 1), x_TK.repeat(2, 1))[:1]
             y_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
                 x_TK, residual_TN, self._weight, self._bias, "add"
             )
@@ -89,4 +94,6 @@ def packs(dtype: torch.dtype, device: str) -> bool:
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype == torch.float16 and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]

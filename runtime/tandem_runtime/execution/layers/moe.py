@@ -6,7 +6,6 @@ import torch
 
 from tandem_runtime.execution.layers.context import BuildContext, Product
 from tandem_runtime.execution.layers.linear import Linear, column_parallel
-from tandem_runtime.execution.layers.mlp import silu_and_mul
 from tandem_runtime.execution.weights import Part
 
 
@@ -18,6 +17,7 @@ class SparseMoe:
         part = context.tp.part(size)
         self._tp = context.tp
         self._top_k = moe.experts_per_token
+        self._silu_and_mul = context.ops.silu_and_mul
         self._normalise = moe.norm_topk_prob
         self._router = Linear(context.weights.take([Part(f"{name}.gate.weight", (moe.num_experts, hidden))]))
         self._gate_up: list[Product] = []
@@ -46,7 +46,7 @@ class SparseMoe:
             picks = order[start : start + count]
             start += count
             tokens = picks // self._top_k
-            y = self._down[expert](silu_and_mul(self._gate_up[expert](x_TE[tokens])))
+            y = self._down[expert](self._silu_and_mul(self._gate_up[expert](x_TE[tokens])))
             out_TE.index_add_(0, tokens, y * weight_TK.flatten()[picks, None])
         return self._tp.all_reduce(out_TE).add_(residual_TE)
 

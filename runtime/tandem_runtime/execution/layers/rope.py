@@ -23,6 +23,11 @@ class Rope:
         sin = angles.sin().mul_(self.attention_factor)
         return torch.cat((cos, cos), -1).to(self.dtype), torch.cat((-sin, sin), -1).to(self.dtype)
 
+    def half_tables(self, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos, sin: fp32 [T, head_dim / 2] each."""
+        angles_TR = positions_T.to(torch.float32)[:, None] * self.inv_freq
+        return angles_TR.cos().mul_(self.attention_factor), angles_TR.sin().mul_(self.attention_factor)
+
 
 def rotate_(x_TND: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """Rotates the halves of every head in place; `x_TND` may be a strided view."""
