@@ -139,6 +139,8 @@ def test_a_deadline_frees_no_page_that_is_being_sent() -> None:
         world.advance()
     decode.frozen = True
     world.pass_time(5.0)
+    while prefill.plans:
+        prefill.step()
     world.check()
     world.settle()
     assert prefill.prefill.outcomes == {"sent/deadline": 1}
