@@ -167,6 +167,8 @@ class GatewayApp:
         return await self._proxy.answer(call, request)
 
     async def _read(self, request: web.Request) -> bytes:
+        if request.method == "POST" and request.content_type != "application/json":
+            raise errors.UnsupportedMediaType(f"The content type must be application/json, not {request.content_type}.")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise errors.UnsupportedEncoding("The body must not be compressed.")
         if (request.content_length or 0) > self._max_body_bytes:

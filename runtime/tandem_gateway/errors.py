@@ -75,6 +75,10 @@ class BodyTooLarge(ApiError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class UnsupportedMediaType(ApiError):
+    status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
 class UnsupportedEncoding(ApiError):
     status, type, code = 415, "invalid_request_error", "unsupported_encoding"
 

@@ -61,7 +61,7 @@ async def gateway_before(
     flags.check()
     async with (
         serving(flags, endpoints or StaticEndpoints(decode, prefill)) as gateway,
-        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session,
     ):
         client = Client(
             session, gateway, f"http://127.0.0.1:{gateway.api_port}", f"http://127.0.0.1:{gateway.metrics_port}"

@@ -76,6 +76,15 @@ async def test_a_10_mb_body_passes_where_it_is_allowed() -> None:
         assert engine.seen[0].body == body
 
 
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data"])
+async def test_what_does_not_call_itself_json_is_a_415(content_type: str) -> None:
+    """As an engine pod answers it; the gateway said 400, and that the form was not valid JSON."""
+    async with FakeEngine() as engine, gateway_before(engine) as client:
+        answer = await client.post(CHAT, data=b"model=m&prompt=a", headers={"Content-Type": content_type})
+        assert (answer.status, _error(answer)["code"]) == (415, "unsupported_media_type")
+        assert engine.seen == []
+
+
 @pytest.mark.parametrize(
     "body",
     [
