@@ -14,6 +14,12 @@ from tandem_runtime.bench.main import run
         (["--workload=12"], "argument --workload: '12' is not INPUT:OUTPUT"),
         (["--concurrency=4,x"], "argument --concurrency: 'x' is not a whole number above 0"),
         (["--request-rate=0"], "argument --request-rate: '0' is not a number above 0"),
+        (
+            ["--base-url=127.0.0.1:8000"],
+            "argument --base-url: '127.0.0.1:8000' is no URL such as http://127.0.0.1:8000",
+        ),
+        (["--base-url=http://host:port"], "argument --base-url: 'http://host:port' is no URL"),
+        (["--compare=a=ftp://x"], "argument --compare: 'ftp://x' is no URL"),
         (["--compare=vllm"], "argument --compare: 'vllm' is not NAME=URL"),
         (["--compare=a=http://x", "--compare=a=http://y"], "--compare needs a name of its own"),
         (["--token-ids=9:3"], "argument --token-ids: '9:3' is not LOW:HIGH"),

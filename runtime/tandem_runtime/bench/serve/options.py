@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from tandem_runtime.bench.serve.slo import Bound, Slo, SloError, parse_slo, parse_slo_table
 from tandem_runtime.bench.serve.workload import Workload, parse_workload
@@ -78,7 +79,13 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--base-url", required=True, metavar="URL", help="server to measure, such as http://127.0.0.1:8000")
+    add(
+        "--base-url",
+        required=True,
+        type=_argument(_url),
+        metavar="URL",
+        help="server to measure, such as http://127.0.0.1:8000",
+    )
     add("--name", default="target", help="name of --base-url in reports (default: %(default)s)")
     add("--compare", action="append", default=[], type=_argument(_named_url), metavar="NAME=URL",
         help="peer measured by the same client with the same prompts, turn about; repeatable")  # fmt: skip
@@ -190,11 +197,22 @@ def _list_of(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
     return lambda text: [parse(part.strip()) for part in text.split(",")]
 
 
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        usable = False
+    if not usable:
+        raise ValueError(f"{text!r} is no URL such as http://127.0.0.1:8000")
+    return text
+
+
 def _named_url(text: str) -> tuple[str, str]:
     name, equals, url = text.partition("=")
-    if not equals or not name or "://" not in url:
+    if not equals or not name:
         raise ValueError(f"{text!r} is not NAME=URL")
-    return name, url
+    return name, _url(url)
 
 
 def _id_range(text: str) -> range:
