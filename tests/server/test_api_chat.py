@@ -172,6 +172,19 @@ async def test_timing_header_adds_the_trace(server: Server, client: openai.Async
     assert "tandem" not in (plain.model_extra or {})
 
 
+async def test_an_answer_that_a_stop_string_ends_is_traced_too(server: Server, client: openai.AsyncOpenAI) -> None:
+    """Symptom: no trace, and its queue time in no histogram: the engine's last output, which has them, never came."""
+    headers = {"X-Tandem-Timing": "1"}
+    answer = await client.chat.completions.create(model="tiny", messages=QUESTION, stop="wor", extra_headers=headers)
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("Hello, ", "stop")
+    assert answer.model_extra is not None
+    assert answer.model_extra["tandem"]["queue_seconds"] == TRACE.queue_seconds
+    chunks = await chunks_of(client, stop="wor", extra_headers=headers)
+    assert (chunks[-1].model_extra or {})["tandem"]["prefill_pod"] == TRACE.prefill_pod
+    queued = server.pod.metrics.registry.get_sample_value("tandem_queue_seconds_count")
+    assert queued == 2
+
+
 async def test_request_id_is_kept_or_made(server: Server, http: aiohttp.ClientSession) -> None:
     body = {"model": "tiny", "messages": QUESTION}
     for stream in (False, True):

@@ -242,7 +242,8 @@ class Engine:
         live.cached_tokens = update.cached_tokens
         if not update.new_token_ids and update.finish_reason is None and update.prompt_logprobs is None:
             return
-        if live.num_tokens == 0:
+        first = live.num_tokens == 0
+        if first:
             live.first_token_at = self._clock()
             live.queue_seconds = update.queue_seconds
             self._release_followers(live)
@@ -257,7 +258,7 @@ class Engine:
                 finish_reason=update.finish_reason,
                 stop_token_id=update.stop_token_id,
                 cached_tokens=live.cached_tokens,
-                trace=live.trace(self._name, self._clock()) if finished else None,
+                trace=live.trace(self._name, self._clock()) if first or finished else None,
             )
         )
         if finished:

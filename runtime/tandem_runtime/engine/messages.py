@@ -67,7 +67,7 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_def
     """With finish_reason `error`: the `code` of the `RequestError` that refused the request."""
     cached_tokens: int = 0
     trace: RequestTrace | None = None
-    """In the last output."""
+    """In the first and in the last output: a stop string, which the engine knows nothing of, may end it in between."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):

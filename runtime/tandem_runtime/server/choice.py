@@ -78,7 +78,7 @@ class Choice:
         assert self.finish is None, "nothing follows the end"
         self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
         self.prompt_logprobs = output.prompt_logprobs or self.prompt_logprobs
-        self.trace = output.trace
+        self.trace = output.trace or self.trace
         delta = Delta()
         self._take(output, delta)
         if self._stops.stopped:

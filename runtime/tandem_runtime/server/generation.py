@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from tandem_runtime.core.errors import DeadlineExceededError, OverloadedError, RequestError
@@ -81,12 +81,14 @@ class Generation:
             async with aclosing(outputs):
                 async for output in outputs:
                     timing.tokens(len(output.token_ids), time.perf_counter())
-                    if output.trace is not None:
+                    if output.trace is not None and choice.trace is None:
                         timing.trace(output.trace)
                     _raise_if_failed(output)
                     delta = choice.accept(output)
                     if delta.finish is not None:
                         outcome = delta.finish
+                        if output.finish_reason is None and choice.trace is not None:
+                            choice.trace = replace(choice.trace, tpot_seconds=timing.tpot_seconds)
                     if delta:
                         yield choice, delta
                     if delta.finish is not None:

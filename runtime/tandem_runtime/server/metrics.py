@@ -116,9 +116,16 @@ class RequestTiming:
         if trace.prefill_pod is not None:
             self._metrics.handoff_seconds.observe(trace.handoff_seconds)
 
+    @property
+    def tpot_seconds(self) -> float:
+        """Mean so far; 0 before the second token."""
+        return (
+            0.0 if self._first is None or self._num_tokens < 2 else (self._last - self._first) / (self._num_tokens - 1)
+        )
+
     def end(self, outcome: str, now: float) -> None:
         self._metrics.requests.labels(outcome).inc()
         if outcome in ("stop", "length") and self._first is not None:
             self._metrics.e2e.observe(now - self._arrived)
             if self._num_tokens > 1:
-                self._metrics.tpot.observe((self._last - self._first) / (self._num_tokens - 1))
+                self._metrics.tpot.observe(self.tpot_seconds)
