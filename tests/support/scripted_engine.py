@@ -141,6 +141,9 @@ class ScriptedEngine:
         tokens = list(self.reply(request))[: sampling.max_tokens]
         outputs = []
         for position, token_id in enumerate(tokens):
+            if position < len(request.output_token_ids):
+                assert token_id == request.output_token_ids[position], "another pod said something else"
+                continue
             if position == self.break_after:
                 outputs.append(EngineOutput(request_id=request.request_id, finish_reason="error", error="page lost"))
                 break
@@ -151,7 +154,7 @@ class ScriptedEngine:
                     request_id=request.request_id,
                     token_ids=[token_id],
                     logprobs=None if sampling.logprobs is None else [_scored(token_id, sampling.logprobs)],
-                    prompt_logprobs=self._prompt_logprobs(request) if position == 0 else None,
+                    prompt_logprobs=self._prompt_logprobs(request) if not outputs else None,
                     finish_reason=("stop" if stopped else "length") if last else None,
                     stop_token_id=token_id if stopped else None,
                     cached_tokens=3,

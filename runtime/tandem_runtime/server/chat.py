@@ -13,7 +13,7 @@ from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored
 from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
-from tandem_runtime.server.intake import read_json, wants_trace
+from tandem_runtime.server.intake import read_generation, wants_trace
 from tandem_runtime.server.keys import POD, REQUEST_ID
 from tandem_runtime.server.logprobs import for_chat
 from tandem_runtime.server.pod import LoadedModel
@@ -39,7 +39,8 @@ from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     pod = request.app[POD]
-    body = parse(ChatRequest, await read_json(request))
+    given, past = await read_generation(request, pod)
+    body = parse(ChatRequest, given)
     model = pod.model(body.model)
     with pod.flight():
         check_choices(body.choices, 1, model.info)
@@ -53,9 +54,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             info=model.info,
             prompt_param="messages",
             max_tokens=body.token_limit,
-            seed=pod.new_seed(),
+            seed=past.origin.seed,
             logprobs=body.alternatives,
-            deadline_s=pod.flags.request_timeout,
+            deadline_s=pod.flags.request_timeout - past.elapsed_s,
             tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
         )
         choices = [
@@ -64,10 +65,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         ]
         exchange = Exchange(
             pod=pod,
+            past=past,
             generation=Generation(model.engine, pod.metrics, arrived=arrived),
             prompts=[choices],
             format=ChatFormat(
                 id=f"chatcmpl-{request[REQUEST_ID]}",
+                created=past.origin.created,
                 model=body.model,
                 token_bytes=model.tokenizer.token_bytes if body.logprobs else None,
             ),
@@ -91,11 +94,13 @@ def _choice(index: int, model: LoadedModel, prompt: str, body: ChatRequest) -> C
 class ChatFormat:
     """Implements `exchange.AnswerFormat`."""
 
-    def __init__(self, *, id: str, model: str, token_bytes: TokenBytes | None) -> None:
+    keeps_logprobs = False
+
+    def __init__(self, *, id: str, created: int, model: str, token_bytes: TokenBytes | None) -> None:
         """`token_bytes`: only when logprobs were asked for."""
         self._id = id
         self._model = model
-        self._created = int(time.time())
+        self._created = created
         self._token_bytes = token_bytes
 
     def opening(self, choice: Choice, usage: ChunkUsage) -> bytes:

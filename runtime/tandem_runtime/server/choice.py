@@ -31,6 +31,10 @@ class Delta:
     content: str = ""
     scored: list[Scored] = field(default_factory=list)
     finish: Finish | None = None
+    outputs: list[EngineOutput] = field(default_factory=list)
+    """Those that brought it about: the newest, and those before it that showed nothing."""
+    held: Sequence[Scored] = ()
+    """Logprobs that wait for their text to be shown."""
 
     def __bool__(self) -> bool:
         return bool(self.reasoning or self.content or self.scored or self.finish)
@@ -68,6 +72,8 @@ class Choice:
         """Characters of content so far, those held back by the stop matcher included."""
         self._shown = 0
         self._unreleased: list[Scored] = []
+        self._silent: list[EngineOutput] = []
+        """Outputs since the last delta that showed something."""
 
     @property
     def reasoning_tokens(self) -> int:
@@ -76,7 +82,8 @@ class Choice:
     def accept(self, output: EngineOutput) -> Delta:
         """`finish` of the result is set when the choice is complete, which a stop string may bring about early."""
         assert self.finish is None, "nothing follows the end"
-        self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
+        if self.completion_tokens == 0:  # those of a resumed stream's first pod count
+            self.cached_tokens = output.cached_tokens
         self.prompt_logprobs = output.prompt_logprobs or self.prompt_logprobs
         self.trace = output.trace or self.trace
         delta = Delta()
@@ -89,7 +96,15 @@ class Choice:
             delta.finish = "stop" if stopped else "length"
         self.finish = delta.finish
         self._release(delta)
+        delta.outputs = [*self._silent, output]
+        delta.held = tuple(self._unreleased)
+        self._silent = [] if delta else delta.outputs
         return delta
+
+    def replayed(self, held: Sequence[Scored]) -> None:
+        """All outputs of a delta were accepted once more, without logprobs; `held` as in that delta."""
+        self._unreleased = list(held)
+        self._silent = []
 
     def _take(self, output: EngineOutput, delta: Delta) -> None:
         last = len(output.token_ids) - 1

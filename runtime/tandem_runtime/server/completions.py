@@ -14,7 +14,7 @@ from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored
 from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
-from tandem_runtime.server.intake import read_json, wants_trace
+from tandem_runtime.server.intake import read_generation, wants_trace
 from tandem_runtime.server.keys import POD, REQUEST_ID
 from tandem_runtime.server.logprobs import for_completion, for_prompt, joined
 from tandem_runtime.server.pod import LoadedModel
@@ -39,7 +39,8 @@ class Prompt:
 async def completions(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     pod = request.app[POD]
-    body = parse(CompletionRequest, await read_json(request))
+    given, past = await read_generation(request, pod)
+    body = parse(CompletionRequest, given)
     model = pod.model(body.model)
     with pod.flight():
         check_choices(body.choices, len(body.prompts), model.info)
@@ -55,10 +56,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
                 info=model.info,
                 prompt_param="prompt",
                 max_tokens=max(1, max_tokens),
-                seed=pod.new_seed(),
+                seed=past.origin.seed + position * body.choices,
                 logprobs=body.logprobs,
                 prompt_logprobs=body.logprobs if body.echo else None,
-                deadline_s=pod.flags.request_timeout,
+                deadline_s=pod.flags.request_timeout - past.elapsed_s,
                 tickets=tickets if position == 0 else (),
             )
             runs.append(
@@ -69,10 +70,12 @@ async def completions(request: web.Request) -> web.StreamResponse:
             )
         exchange = Exchange(
             pod=pod,
+            past=past,
             generation=Generation(model.engine, pod.metrics, arrived=arrived),
             prompts=runs,
             format=CompletionFormat(
                 id=f"cmpl-{request[REQUEST_ID]}",
+                created=past.origin.created,
                 model=body.model,
                 echoed=[prompt for prompt in prompts for _ in range(body.choices)] if body.echo else None,
                 token_bytes=model.tokenizer.token_bytes if body.logprobs is not None else None,
@@ -104,10 +107,13 @@ def _choice(index: int, model: LoadedModel, body: CompletionRequest, max_tokens:
 class CompletionFormat:
     """Implements `exchange.AnswerFormat`."""
 
+    keeps_logprobs = False
+
     def __init__(
         self,
         *,
         id: str,
+        created: int,
         model: str,
         echoed: Sequence[Prompt] | None,
         token_bytes: TokenBytes | None,
@@ -115,7 +121,7 @@ class CompletionFormat:
         """`echoed`: the prompt of each choice; `token_bytes`: only when logprobs were asked for."""
         self._id = id
         self._model = model
-        self._created = int(time.time())
+        self._created = created
         self._echoed = echoed
         self._token_bytes = token_bytes
 

@@ -13,11 +13,13 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 from tandem_contract.handoff import RequestTrace
+from tandem_contract.live_stream import END
 
-from tandem_runtime.core.errors import DeadlineExceededError, RequestError
+from tandem_runtime.core.errors import DeadlineExceededError, EngineDeadError, RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored
-from tandem_runtime.server.errors import InternalError
+from tandem_runtime.server.errors import InternalError, UnavailableError
 from tandem_runtime.server.generation import ChoiceRequest, Generation, News
+from tandem_runtime.server.live import Past, record_of, take_up
 from tandem_runtime.server.pod import Pod
 from tandem_runtime.server.protocol.answers import Usage, usage
 from tandem_runtime.server.protocol.common import UsageInChunks
@@ -29,6 +31,9 @@ TIMEOUT_GRACE_S = 5.0
 hangs, the server does so this much later."""
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+_POD_ERRORS = (EngineDeadError, UnavailableError)
+"""End a live stream without a word: its gateway goes on at another pod."""
 
 Trace = RequestTrace | UnsetType
 ChunkUsage = Usage | UnsetType | None
@@ -53,6 +58,11 @@ class Collected:
 class AnswerFormat(Protocol):
     """How one of the APIs spells its answers. What goes into a stream are whole server-sent events, if any."""
 
+    @property
+    def keeps_logprobs(self) -> bool:
+        """Whether later events repeat the logprobs of earlier ones."""
+        ...
+
     def opening(self, choice: Choice, usage: ChunkUsage) -> bytes:
         """Before the first chunk of `choice`."""
         ...
@@ -73,6 +83,7 @@ class AnswerFormat(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     pod: Pod
+    past: Past
     generation: Generation
     prompts: Sequence[Sequence[ChoiceRequest]]
     """The choices of each prompt."""
@@ -83,25 +94,30 @@ class Exchange:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Raises `RequestError` as long as nothing was sent."""
-        news = self.generation.run(self.prompts)
-        return await (self._stream(request, news) if self.stream else self._whole(news))
+        if not self.stream:
+            return await self._whole(self.generation.run(self.prompts))
+        script = _Script(self)
+        left = await take_up(self.prompts, self.past, self.generation.info, script.events)
+        return await self._stream(request, self.generation.run(left), script)
 
     async def _whole(self, news: AsyncGenerator[News, None]) -> web.Response:
-        collected = [Collected(choice) for choice in self._choices()]
+        collected = [Collected(choice) for choice in self.choices()]
         try:
             async with self._time_limit(), aclosing(news):
                 async for choice, delta in news:
                     collected[choice.index].add(delta)
         except TimeoutError:
             raise _too_slow() from None
-        body = self.format.body(collected, self._usage(), self._trace())
+        body = self.format.body(collected, self.usage(), self.trace())
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
-    async def _stream(self, request: web.Request, news: AsyncGenerator[News, None]) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, news: AsyncGenerator[News, None], script: _Script
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers=_STREAM_HEADERS)
         try:
             async with self._time_limit(), aclosing(news):
-                await self._write_news(request, response, news)
+                await self._write_news(request, response, news, script)
         except ConnectionError:
             raise  # nobody is left to be told
         except TimeoutError:
@@ -112,11 +128,13 @@ class Exchange:
         except (Exception, asyncio.CancelledError) as error:
             if not response.prepared:
                 raise
-            await response.write(self.format.failure(self._last_words(error)))
+            words = self._last_words(error)
+            if not (self.past.live and isinstance(words, _POD_ERRORS)):
+                await response.write(script.failure(words))
         return response
 
     def _time_limit(self) -> asyncio.Timeout:
-        return asyncio.timeout(self.pod.flags.request_timeout + TIMEOUT_GRACE_S)
+        return asyncio.timeout(self.pod.flags.request_timeout - self.past.elapsed_s + TIMEOUT_GRACE_S)
 
     def _last_words(self, error: Exception | asyncio.CancelledError) -> RequestError:
         """What the event says that ends a stream; raises a cancellation because the client is gone."""
@@ -125,38 +143,32 @@ class Exchange:
         logger.error("unexpected error in a stream", exc_info=error)
         return InternalError()
 
-    async def _write_news(self, request: web.Request, response: web.StreamResponse, news: AsyncIterator[News]) -> None:
+    async def _write_news(
+        self, request: web.Request, response: web.StreamResponse, news: AsyncIterator[News], script: _Script
+    ) -> None:
         # The headers wait for the first token, so that a request refused until then gets an honest status.
-        opened: set[int] = set()
-        unfinished = len(self._choices())
         async for choice, delta in news:
             if not response.prepared:
                 await response.prepare(request)
-            if choice.index not in opened:
-                opened.add(choice.index)
-                await response.write(self.format.opening(choice, self._usage_so_far()))
-            unfinished -= delta.finish is not None
-            # Said once, in the last event that can say it.
-            trace = UNSET if unfinished or self.usage_in_chunks != "none" else self._trace()
-            await response.write(self.format.chunk(choice, delta, self._usage_so_far(), trace))
-        await response.write(
-            self.format.ending(None if self.usage_in_chunks == "none" else self._usage(), self._trace())
-        )
+            await response.write(script.events(choice, delta))
+        if not response.prepared:  # a resumed stream of which only the ending was missing
+            await response.prepare(request)
+        await response.write(script.ending())
 
-    def _usage_so_far(self) -> ChunkUsage:
+    def usage_so_far(self) -> ChunkUsage:
         match self.usage_in_chunks:
             case "none":
                 return UNSET
             case "last":
                 return None
             case "all":
-                return self._usage()
+                return self.usage()
 
-    def _choices(self) -> list[Choice]:
+    def choices(self) -> list[Choice]:
         return [item.choice for prompt in self.prompts for item in prompt]
 
-    def _usage(self) -> Usage:
-        choices = self._choices()
+    def usage(self) -> Usage:
+        choices = self.choices()
         return usage(
             prompt_tokens=sum(len(prompt[0].request.prompt_token_ids) for prompt in self.prompts),
             completion_tokens=sum(choice.completion_tokens for choice in choices),
@@ -164,10 +176,52 @@ class Exchange:
             reasoning_tokens=sum(choice.reasoning_tokens for choice in choices),
         )
 
-    def _trace(self) -> Trace:
-        """Of the first choice, which is the one that may have used a prefill pod."""
-        trace = self.prompts[0][0].choice.trace
+    def trace(self) -> Trace:
+        """Of the first choice that ended here; it is the one that may have used a prefill pod."""
+        trace = next((choice.trace for choice in self.choices() if choice.trace is not None), None)
         return trace if self.wants_trace and trace is not None else UNSET
+
+
+class _Script:
+    """Spells a stream, delta by delta, whether for the client or, silently, in a replay."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._format = exchange.format
+        self._live = exchange.past.live
+        self._origin = exchange.past.origin if exchange.past.live else None
+        """Until it was recorded."""
+        self._opened: set[int] = set()
+        self._unfinished = len(exchange.choices())
+
+    def events(self, choice: Choice, delta: Delta) -> bytes:
+        exchange = self._exchange
+        usage = exchange.usage_so_far()
+        first = choice.index not in self._opened
+        text = b""
+        if first:
+            self._opened.add(choice.index)
+            text = self._format.opening(choice, usage)
+        self._unfinished -= delta.finish is not None
+        # Said once, in the last event that can say it.
+        trace = UNSET if self._unfinished or exchange.usage_in_chunks != "none" else exchange.trace()
+        text += self._format.chunk(choice, delta, usage, trace)
+        if self._live:
+            scored = delta.scored if self._format.keeps_logprobs else ()
+            text += record_of(choice, delta, first=first, scored=scored, origin=self._origin)
+            self._origin = None
+        return text
+
+    def ending(self) -> bytes:
+        exchange = self._exchange
+        usage = None if exchange.usage_in_chunks == "none" else exchange.usage()
+        return self._closed(self._format.ending(usage, exchange.trace()))
+
+    def failure(self, error: RequestError) -> bytes:
+        return self._closed(self._format.failure(error))
+
+    def _closed(self, events: bytes) -> bytes:
+        return events + END if self._live else events
 
 
 def _too_slow() -> DeadlineExceededError:

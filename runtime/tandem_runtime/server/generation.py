@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from tandem_runtime.core.errors import DeadlineExceededError, OverloadedError, RequestError
-from tandem_runtime.engine.client import EngineClient
+from tandem_runtime.engine.client import EngineClient, EngineInfo
 from tandem_runtime.engine.messages import EngineOutput, EngineRequest
 from tandem_runtime.server.choice import Choice, Delta
 from tandem_runtime.server.errors import GenerationError
@@ -33,6 +33,10 @@ class Generation:
         self._engine = engine
         self._metrics = metrics
         self._arrived = arrived
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
 
     async def run(self, prompts: Sequence[Sequence[ChoiceRequest]]) -> AsyncGenerator[News, None]:
         """`prompts`: the choices of each prompt. Closing the iterator aborts all of them.
@@ -73,7 +77,7 @@ class Generation:
 
     async def _follow(self, followed: ChoiceRequest) -> AsyncGenerator[News, None]:
         choice = followed.choice
-        timing = self._metrics.request(self._arrived)
+        timing = self._metrics.request(self._arrived, resumed=bool(followed.request.output_token_ids))
         outcome = "abort"
         try:
             # Every client's `generate` is an async generator; the protocol only promises what callers iterate over.

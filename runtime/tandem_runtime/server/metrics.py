@@ -74,8 +74,8 @@ class Metrics:
                 counter.labels(*key.split("/")).inc(total - before.get(key, 0))
         self._seen = status
 
-    def request(self, arrived: float) -> RequestTiming:
-        return RequestTiming(self, arrived)
+    def request(self, arrived: float, *, resumed: bool = False) -> RequestTiming:
+        return RequestTiming(self, arrived, resumed=resumed)
 
     def _counter(self, metric: m.Metric) -> Counter:
         return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
@@ -92,10 +92,11 @@ class RequestTiming:
 
     __slots__ = ("_arrived", "_first", "_last", "_metrics", "_num_tokens")
 
-    def __init__(self, metrics: Metrics, arrived: float) -> None:
+    def __init__(self, metrics: Metrics, arrived: float, *, resumed: bool) -> None:
+        """`resumed`: the first token came from another pod; the next one ends a gap between two tokens."""
         self._metrics = metrics
         self._arrived = arrived
-        self._first: float | None = None
+        self._first = arrived if resumed else None
         self._last = arrived
         self._num_tokens = 0
 

@@ -15,7 +15,7 @@ from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.server.choice import Choice, Delta, Scored
 from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
-from tandem_runtime.server.intake import read_json, wants_trace
+from tandem_runtime.server.intake import read_generation, wants_trace
 from tandem_runtime.server.keys import POD, REQUEST_ID
 from tandem_runtime.server.logprobs import for_chat
 from tandem_runtime.server.pod import LoadedModel
@@ -47,7 +47,8 @@ from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
 async def create_response(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     pod = request.app[POD]
-    body = parse(ResponsesRequest, await read_json(request))
+    given, past = await read_generation(request, pod)
+    body = parse(ResponsesRequest, given)
     model = pod.model(body.model)
     with pod.flight():
         prompt = _render(model, body)
@@ -59,9 +60,9 @@ async def create_response(request: web.Request) -> web.StreamResponse:
             prompt_param="input",
             limit_param="max_output_tokens",
             max_tokens=body.max_output_tokens,
-            seed=pod.new_seed(),
+            seed=past.origin.seed,
             logprobs=body.alternatives,
-            deadline_s=pod.flags.request_timeout,
+            deadline_s=pod.flags.request_timeout - past.elapsed_s,
             tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
         )
         choice = Choice(
@@ -73,11 +74,12 @@ async def create_response(request: web.Request) -> web.StreamResponse:
         )
         exchange = Exchange(
             pod=pod,
+            past=past,
             generation=Generation(model.engine, pod.metrics, arrived=arrived),
             prompts=[[ChoiceRequest(choice, engine_request)]],
             format=ResponseFormat(
                 request[REQUEST_ID],
-                _blank(f"resp_{request[REQUEST_ID]}", body, engine_request.sampling),
+                _blank(f"resp_{request[REQUEST_ID]}", past.origin.created, body, engine_request.sampling),
                 token_bytes=model.tokenizer.token_bytes if body.alternatives is not None else None,
             ),
             stream=bool(body.stream),
@@ -98,10 +100,10 @@ def _render(model: LoadedModel, body: ResponsesRequest) -> str:
         raise
 
 
-def _blank(id: str, body: ResponsesRequest, sampling: SamplingParams) -> Response:
+def _blank(id: str, created: int, body: ResponsesRequest, sampling: SamplingParams) -> Response:
     return Response(
         id=id,
-        created_at=int(time.time()),
+        created_at=created,
         model=body.model,
         instructions=body.instructions,
         max_output_tokens=body.max_output_tokens,
@@ -119,6 +121,7 @@ class ResponseFormat:
 
     def __init__(self, request_id: str, response: Response, *, token_bytes: TokenBytes | None) -> None:
         """`response`: before any output; `token_bytes`: only when logprobs were asked for."""
+        self.keeps_logprobs = token_bytes is not None
         self._response = response
         self._output = OutputItems(request_id)
         self._token_bytes = token_bytes
