@@ -144,6 +144,8 @@ class GatewayFlags:
     request_timeout: float = flag(600.0, help="seconds for a whole answer")
     stall_timeout: float = flag(120.0, help="seconds a pod may stay silent inside an answer")
     max_attempts: int = flag(3, help="pods tried before the first byte is sent")
+    max_resumes: int = flag(16, help="times one stream may go on at another decode pod; 0: never")
+    resume_timeout: float = flag(30.0, help="seconds a broken stream waits for a decode pod to go on at")
     status_interval: float = flag(0.5, help="seconds between status polls of each pod")
     drain_timeout: float = flag(30.0, help="seconds in-flight answers may go on after SIGTERM")
     cors_origin: tuple[str, ...] = flag((), help="origins browsers may call from; default: none")

@@ -1,9 +1,10 @@
 """Streams that survive their decode pod: what a gateway asks for, what pods add to a stream, how it goes on elsewhere.
 
-A gateway asks for a live stream with the header `STREAM: live`, signed with the ticket keys (`SIGNATURE`). The pod then
-follows each group of events with a comment (server-sent events, WHATWG HTML 9.2.5), its *record*, and closes the last
-group with the comment `END`. The gateway passes a group on, without the comment, once its record is there: so what the
-client has and what the gateway has recorded never differ. Records are JSON that only pods read.
+A gateway asks for a live stream with the header `STREAM: live`, signed with the ticket keys (`SIGNATURE`). A pod that
+agrees repeats the header. It follows each group of events with a comment (server-sent events, WHATWG HTML 9.2.5), its
+*record*, and closes the last group with the comment `END`. The gateway passes a group on, without the comment, once its
+record is there: so what the client has and what the gateway has recorded never differ. Records are JSON that only pods
+read.
 
 To go on, the gateway posts to the same path at another pod, with `STREAM: resume`, an envelope of the client's body and
 the records so far.

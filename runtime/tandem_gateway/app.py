@@ -17,10 +17,11 @@ from tandem_contract.reloading import ReloadingFile
 
 from tandem_gateway import errors, forwarding
 from tandem_gateway.cors import Cors
+from tandem_gateway.delivery import Call
 from tandem_gateway.fleet import Fleet
 from tandem_gateway.metrics import GatewayMetrics
 from tandem_gateway.prompt import Prompt, parse
-from tandem_gateway.proxy import Call, Proxy
+from tandem_gateway.proxy import Proxy
 
 log = logging.getLogger("tandem_gateway.access")
 

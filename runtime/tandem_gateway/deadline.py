@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from tandem_gateway.errors import ApiError, UpstreamTimeout
+from tandem_gateway.errors import ApiError, Stalled, UpstreamTimeout
 
 
 class Expired(Exception):
@@ -61,4 +61,4 @@ class Deadline:
     def _timed_out(self) -> ApiError:
         if self._loop.time() >= self._end:
             return UpstreamTimeout("The answer took longer than the gateway's request timeout.")
-        return UpstreamTimeout(f"The pod sent nothing for {self._stall:g} seconds.")
+        return Stalled(f"The pod sent nothing for {self._stall:g} seconds.")

@@ -93,6 +93,10 @@ class BadUpstream(ApiError):
     status, type, code = 502, "server_error", "pod_failed"
 
 
+class PodLeaving(BadUpstream):
+    """Not told to clients: their streams go on at another pod."""
+
+
 class NoPodAvailable(_RetryLater):
     status, type, code = 503, "server_error", "no_pod_available"
 
@@ -103,3 +107,7 @@ class ShuttingDown(_RetryLater):
 
 class UpstreamTimeout(ApiError):
     status, type, code = 504, "server_error", "timeout"
+
+
+class Stalled(UpstreamTimeout):
+    """A pod fell silent in the middle of an answer; there is time left for another one."""

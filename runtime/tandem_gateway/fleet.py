@@ -84,10 +84,17 @@ class Fleet:
     def models(self) -> Collection[str]:
         return served_models(pod.view(Prompt()) for pod in self._pods.values())
 
-    def pick(self, prompt: Prompt, *, wants_prefill: bool, exclude: frozenset[str] = frozenset()) -> Picked | None:
+    def pick(
+        self,
+        prompt: Prompt,
+        *,
+        wants_prefill: bool,
+        exclude: frozenset[str] = frozenset(),
+        fingerprint: str | None = None,
+    ) -> Picked | None:
         self._turn += 1
         views = {pod.key: pod.view(prompt) for pod in self._pods.values()}
-        ask = Ask(prompt.model, wants_prefill, exclude, self._turn)
+        ask = Ask(prompt.model, wants_prefill, exclude, self._turn, fingerprint)
         choice = choose(ask, list(views.values()), self._strategy)
         if choice is None:
             return None
@@ -141,9 +148,10 @@ class Fleet:
         self._pollers[pod.key] = asyncio.create_task(self._poll_forever(pod))
 
     def _remove(self, pod: Pod) -> None:
-        """Streams of a removed pod go on; its session closes after the last of them."""
+        """Streams of a removed pod go on, there or elsewhere; its session closes after the last of them."""
         pod.removed()
         del self._pods[pod.key]
+        self._evacuate(pod)
         poller = self._pollers.pop(pod.key)
         poller.cancel()
         closing = asyncio.create_task(_close_when_idle(pod, poller))
@@ -162,6 +170,8 @@ class Fleet:
                 # Whatever it was: a poller that ends would leave the pod as it is for good.
                 log.exception("poll failed", extra={"fields": {"pod": pod.key}})
                 pod.poll_failed(f"{type(error).__name__}: {error}")
+            if pod.state in ("draining", "not_ready"):
+                self._evacuate(pod)
             self._count_pods()
             await asyncio.sleep(self._status_interval)
 
@@ -180,6 +190,11 @@ class Fleet:
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             if asyncio.get_running_loop().time() - due < OWN_DELAY_S:
                 pod.poll_failed(f"{type(error).__name__}: {error}", silent=isinstance(error, TimeoutError))
+
+    def _evacuate(self, pod: Pod) -> None:
+        """Moves the streams of a pod that is about to end, as soon as there is another pod for them."""
+        if pod.status is not None and any(other.can_take_over(pod.status) for other in self._pods.values()):
+            pod.move_streams()
 
     def _count_pods(self) -> None:
         counts = Counter((_role(pod), pod.state) for pod in self._pods.values())

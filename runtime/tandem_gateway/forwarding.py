@@ -27,8 +27,13 @@ def request_id(given: str | None) -> str:
     return given if given and _SANE_REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
 
 
-def to_pod(client: CIMultiDictProxy[str], *, request_id: str, tickets: Sequence[str]) -> CIMultiDict[str]:
-    """A client's headers with our prefix never reach a pod, so a ticket in front of a pod is the gateway's own."""
+def to_pod(
+    client: CIMultiDictProxy[str], *, request_id: str, tickets: Sequence[str], stream: Mapping[str, str]
+) -> CIMultiDict[str]:
+    """A client's headers with our prefix never reach a pod, so what a pod sees of them is the gateway's own.
+
+    `stream`: headers of a live stream.
+    """
     sent = CIMultiDict(
         (name, value)
         for name, value in client.items()
@@ -37,6 +42,7 @@ def to_pod(client: CIMultiDictProxy[str], *, request_id: str, tickets: Sequence[
     sent[headers.REQUEST_ID] = request_id
     if tickets:
         sent[headers.TICKET] = ",".join(tickets)
+    sent.update(stream)
     return sent
 
 

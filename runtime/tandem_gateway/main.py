@@ -80,6 +80,8 @@ async def serving(flags: GatewayFlags, endpoints: Endpoints) -> AsyncIterator[Ga
         request_timeout=flags.request_timeout,
         stall_timeout=flags.stall_timeout,
         max_attempts=flags.max_attempts,
+        max_resumes=flags.max_resumes,
+        resume_timeout=flags.resume_timeout,
     )
     proxy = Proxy(fleet, tickets, limits, metrics)
     app = GatewayApp(

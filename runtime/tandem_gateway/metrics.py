@@ -13,6 +13,8 @@ class GatewayMetrics:
         self.requests = self._counter(names.GATEWAY_REQUESTS)
         self.in_flight = self._gauge(names.GATEWAY_IN_FLIGHT)
         self.retries = self._counter(names.GATEWAY_RETRIES)
+        self.resumes = self._counter(names.GATEWAY_STREAM_RESUMES)
+        self.lost = self._counter(names.GATEWAY_STREAMS_LOST)
         self.picks = self._counter(names.GATEWAY_PICKS)
         self.ttfb = self._histogram(names.GATEWAY_TTFB)
         self.seconds = self._histogram(names.GATEWAY_SECONDS)

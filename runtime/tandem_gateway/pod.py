@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Literal
 
 import aiohttp
@@ -12,7 +14,7 @@ from yarl import URL
 
 from tandem_gateway.deadline import Deadline
 from tandem_gateway.endpoints import Endpoint
-from tandem_gateway.errors import BadUpstream
+from tandem_gateway.errors import BadUpstream, PodLeaving
 from tandem_gateway.prefix import BLOCK_BYTES, BYTES_PER_TOKEN, SentBlocks
 from tandem_gateway.prompt import Prompt
 from tandem_gateway.routing import PodView
@@ -45,6 +47,7 @@ class Pod:
         self._silent_polls = 0
         self._down = True
         self._unanswered: set[Deadline] = set()
+        self._movable: set[Deadline] = set()
         self._in_flight_at_poll = 0
         self._tokens_since_poll = 0
 
@@ -82,6 +85,29 @@ class Pod:
     def answered(self, deadline: Deadline) -> None:
         self._unanswered.discard(deadline)
 
+    @contextlib.contextmanager
+    def movable(self, deadline: Deadline) -> Iterator[None]:
+        """Around a stream that can go on elsewhere: it ends when the pod is lost, or when it shall move."""
+        self._movable.add(deadline)
+        try:
+            yield
+        finally:
+            self._movable.discard(deadline)
+
+    def can_take_over(self, status: PodStatus) -> bool:
+        """Whether streams of a pod of this status can go on here with the same text."""
+        own = self.status
+        return (
+            self.state == "ready"
+            and own is not None
+            and own.role != "prefill"
+            and (own.fingerprint == status.fingerprint and own.models == status.models)
+        )
+
+    def move_streams(self) -> None:
+        for deadline in self._movable:
+            deadline.expire(PodLeaving("The pod is shutting down."))
+
     def poll_began(self) -> tuple[int, int]:
         """What the coming status may already count; the mark goes to `polled`."""
         return self.in_flight, self._tokens_since_poll
@@ -92,6 +118,7 @@ class Pod:
             log.info("pod restarted", extra={"fields": {"pod": self.key, "incarnation": status.incarnation}})
             self._sent.clear()
             self._fail_unanswered("restarted")
+            self._fail_movable("restarted")
         if self._down:
             log.info("pod is up", extra={"fields": {"pod": self.key, "role": status.role, "name": status.name}})
         self.status = status
@@ -121,6 +148,7 @@ class Pod:
         """The pod is gone or frozen, so what waits there is lost."""
         self.avoid(reason)
         self._fail_unanswered("went down")
+        self._fail_movable("went down")
 
     def removed(self) -> None:
         self._down = True
@@ -129,6 +157,10 @@ class Pod:
     def _fail_unanswered(self, what: str) -> None:
         for deadline in self._unanswered:
             deadline.expire(BadUpstream(f"The pod {what} before it answered."))
+
+    def _fail_movable(self, what: str) -> None:
+        for deadline in self._movable:
+            deadline.expire(BadUpstream(f"The pod {what} in the middle of the answer."))
 
     def _decode_load(self, status: PodStatus) -> float:
         return max(self.in_flight, status.running + status.waiting + self.in_flight - self._in_flight_at_poll)

@@ -23,6 +23,7 @@ class Prompt:
     """Chained hashes of the canonical prompt (see `prefix`)."""
     tokens: int = 0
     """Estimated length, for the prefill backlog."""
+    stream: bool = False
 
 
 def parse(route: str, body: bytes) -> Prompt:
@@ -40,7 +41,7 @@ def parse(route: str, body: bytes) -> Prompt:
     if not isinstance(model, str):
         model = None
     scope = f"{route}\0{model}".encode()
-    return Prompt(model, block_hashes(scope, text), len(body) // BYTES_PER_TOKEN)
+    return Prompt(model, block_hashes(scope, text), len(body) // BYTES_PER_TOKEN, fields.get("stream") is True)
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:

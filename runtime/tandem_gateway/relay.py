@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tandem_gateway.deadline import Deadline
 from tandem_gateway.errors import ApiError
-from tandem_gateway.events import EventRelay
+from tandem_gateway.events import EventRelay, LiveRelay
 
 FAREWELL_TIMEOUT_S = 1.0
 
@@ -24,11 +24,14 @@ class ClientStream:
         self._on_begin = on_begin
         self.begun = False
 
-    async def send(self, data: bytes) -> None:
+    async def begin(self) -> None:
         if not self.begun:
             self.begun = True
             self._on_begin()
-            await self.response.prepare(self._request)
+        await self.response.prepare(self._request)
+
+    async def send(self, data: bytes) -> None:
+        """After `begin`. The bytes are on their way before it first waits: a cancelled `send` has sent them."""
         await self.response.write(data)
 
     async def fail(self, error: ApiError) -> None:
@@ -42,9 +45,10 @@ class ClientStream:
                 self._request.transport.abort()
 
 
-async def relay(source: aiohttp.StreamReader, client: ClientStream, deadline: Deadline) -> bool:
+async def relay(
+    source: aiohttp.StreamReader, client: ClientStream, deadline: Deadline, events: EventRelay | LiveRelay
+) -> bool:
     """True when the stream was complete; False when the pod broke it off."""
-    events = EventRelay()
     while True:
         try:
             chunk = await source.readany()
@@ -54,8 +58,11 @@ async def relay(source: aiohttp.StreamReader, client: ClientStream, deadline: De
             break
         deadline.touch()
         if whole := events.feed(chunk):
+            await client.begin()
+            events.commit()
             await client.send(whole)
     rest, complete = events.end()
     if rest:
+        await client.begin()
         await client.send(rest)
     return complete

@@ -50,6 +50,8 @@ class Ask:
     """Keys of pods that failed this request already."""
     turn: int = 0
     """Counts requests; breaks ties, and is the position of `RoundRobin`."""
+    fingerprint: str | None = None
+    """Of the only decode pods that will do: those whose text is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Choice:
 def choose(ask: Ask, pods: Sequence[PodView], strategy: Strategy = "PrefixAware") -> Choice | None:
     """None when no decode pod can take the request now."""
     able = [pod for pod in pods if pod.usable and pod.key not in ask.exclude]
-    decode = _pick(ask, [pod for pod in able if pod.role != "prefill" and _serves(pod, ask.model)], strategy)
+    decode = _pick(ask, [pod for pod in able if pod.role != "prefill" and _serves(pod, ask)], strategy)
     if decode is None:
         return None
     peers = []
@@ -80,8 +82,8 @@ def served_models(pods: Iterable[PodView]) -> Collection[str]:
     return dict.fromkeys(name for pod in pods if pod.role != "prefill" for name in pod.models)
 
 
-def _serves(pod: PodView, model: str | None) -> bool:
-    return model is None or model in pod.models
+def _serves(pod: PodView, ask: Ask) -> bool:
+    return ask.model in (None, *pod.models) and ask.fingerprint in (None, pod.fingerprint)
 
 
 def _pick(ask: Ask, pods: list[PodView], strategy: Strategy) -> PodView | None:

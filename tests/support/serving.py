@@ -177,6 +177,10 @@ class Fleet:
         flags = ServeFlags(**(values | options))
         return self._started(EnginePod(flags, self._folder / f"{role}-{flags.port}.log"))
 
+    def again(self, pod: EnginePod) -> EnginePod:
+        """Another process in the place of one that ended."""
+        return self._started(EnginePod(pod.flags, self._folder / f"{pod.flags.role}-{pod.flags.port}.log"))
+
     def gateway(self, decode: list[EnginePod], prefill: list[EnginePod], **options: Any) -> Process:
         flags = GatewayFlags(
             host="127.0.0.1",

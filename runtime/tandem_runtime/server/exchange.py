@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
+from tandem_contract import headers
 from tandem_contract.handoff import RequestTrace
 from tandem_contract.live_stream import END
 
@@ -114,7 +115,8 @@ class Exchange:
     async def _stream(
         self, request: web.Request, news: AsyncGenerator[News, None], script: _Script
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=_STREAM_HEADERS)
+        live = {headers.STREAM: "live"} if self.past.live else {}
+        response = web.StreamResponse(headers=_STREAM_HEADERS | live)
         try:
             async with self._time_limit(), aclosing(news):
                 await self._write_news(request, response, news, script)

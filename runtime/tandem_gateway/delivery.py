@@ -1,0 +1,106 @@
+"""One request on its way: what the client asked, what it has got, and how often the answer may begin or go on anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from tandem_gateway.errors import ApiError, BadUpstream, PodLeaving, Stalled
+from tandem_gateway.journal import Journal
+from tandem_gateway.prompt import Prompt
+from tandem_gateway.relay import ClientStream
+
+Cause = Literal["broken", "pod_down", "stalled", "leaving"]
+
+MAX_BARREN_DEATHS = 2
+"""Pods in a row that failed under a resumed stream before it had one more token: one more might take the fleet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A client's request, read and checked."""
+
+    request_id: str
+    method: str
+    path: str
+    """With the query, as the client sent it."""
+    headers: CIMultiDictProxy[str]
+    body: bytes
+    prompt: Prompt
+    wants_prefill: bool
+    on_begin: Callable[[], None]
+    """Called once, when the first byte of the answer is there."""
+
+
+class AttemptFailed(Exception):
+    """The attempt brought the client nothing, so another pod may answer; `answer` is what is left if none can."""
+
+    def __init__(self, reason: str, answer: ApiError | web.Response) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.answer = answer
+
+
+class Interrupted(Exception):
+    """A live stream broke off at the pod `key` after it had begun; another pod may go on."""
+
+    def __init__(self, cause: Cause, key: str, error: ApiError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.key = key
+        self.error = error
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    call: Call
+    request: web.Request
+    started: float
+    """In the loop's time."""
+    end: float
+    wants_live: bool
+    client: ClientStream | None = None
+    journal: Journal = field(default_factory=Journal)
+    fingerprint: str | None = None
+    """Of the pods that can go on with the stream."""
+    cause: Cause | None = None
+    """Why the stream goes on at another pod just now."""
+    resumes: int = 0
+    barren_deaths: int = 0
+    _seen: int = 0
+
+    @property
+    def begun(self) -> bool:
+        return self.client is not None and self.client.begun
+
+    @property
+    def resumable(self) -> bool:
+        return self.wants_live and self.fingerprint is not None and not self.journal.lost
+
+    def interrupted(self, cut: Interrupted) -> None:
+        """Counts a break, whose pod may have died of the request unless the stream had got on."""
+        progressed = self.journal.length > self._seen
+        self._seen = self.journal.length
+        if progressed:
+            self.barren_deaths = 0
+        elif cut.cause in ("broken", "pod_down"):
+            self.barren_deaths += 1
+        self.resumes += 1
+        self.cause = cut.cause
+
+
+def cause_of(error: ApiError) -> Cause | None:
+    """Of an attempt that `error` cut off; None where no other pod could do better."""
+    match error:
+        case PodLeaving():
+            return "leaving"
+        case BadUpstream():
+            return "pod_down"
+        case Stalled():
+            return "stalled"
+        case _:
+            return None

@@ -1,0 +1,58 @@
+"""A fake decode pod with live streams: an answer of numbered words, one record each, that can break off anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from gateway.fake_engine import FakeEngine, word
+from tandem_contract import headers
+from tandem_contract.live_stream import END, comment, verify_stream
+
+
+@dataclass
+class LiveEngine(FakeEngine):
+    ticket_key: bytes = b"k" * 32
+    break_after: list[int] = field(default_factory=list)
+    """For each stream in turn: words of its own after which it breaks off. Engines may share the list."""
+    freeze_after: int | None = None
+    """Words of its own after which a stream falls silent."""
+    resumed_from: list[int] = field(default_factory=list)
+    """Records that came with each resumed stream."""
+    frozen: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        mode, body = request.headers.get(headers.STREAM), await request.read()
+        start = 0
+        if mode is not None:
+            verify_stream(mode, request.headers[headers.SIGNATURE], body, [self.ticket_key])  # type: ignore[arg-type]
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", headers.STREAM: "live"})
+        if mode == "resume":
+            records = json.loads(body)["records"]
+            assert records == list(range(len(records)))
+            start = len(records)
+            self.resumed_from.append(start)
+        await response.prepare(request)
+        breaks = self.break_after.pop(0) if self.break_after else None
+        for own, index in enumerate(range(start, self.words)):
+            if own == breaks:
+                # Half a group: an event without its record.
+                await response.write(word(index))
+                assert request.transport is not None
+                request.transport.close()
+                return response
+            if own == self.freeze_after:
+                self.frozen.set()
+                await asyncio.Event().wait()
+            await response.write(word(index) + comment(str(index).encode()))
+            if self.interval:
+                await asyncio.sleep(self.interval)
+        await response.write(b"data: [DONE]\n\n" + END)
+        return response
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get(headers.STREAM) == "resume" and self.answer is None:
+            return await self._stream(request)
+        return await super()._answer(request)

@@ -1,0 +1,156 @@
+"""Streams that go on at another pod, from fake engines, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from gateway.eventually import eventually
+from gateway.fake_engine import status, stream_bytes
+from gateway.harness import Client, gateway_before
+from gateway.live_engine import LiveEngine
+from tandem_contract import headers
+
+RESUMES = "tandem_gateway_stream_resumes_total"
+LOST = "tandem_gateway_streams_lost_total"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "ticket-keys").write_text("k" * 32 + "\n")
+    return {"ticket_key_file": str(tmp_path / "ticket-keys")}
+
+
+async def resumes(client: Client, cause: str) -> float:
+    return await client.metric(f'{RESUMES}{{cause="{cause}"}}')
+
+
+async def test_a_broken_stream_goes_on_elsewhere_to_the_byte(keys: dict[str, str]) -> None:
+    first, second = LiveEngine(words=40, break_after=[0, 7]), LiveEngine(words=40, break_after=[5])
+    async with first, second, gateway_before(first, second, **keys) as client:
+        for _ in range(3):
+            answer = await client.chat(stream=True)
+            assert (answer.status, answer.body) == (200, stream_bytes(40))
+        assert await resumes(client, "broken") == len(first.resumed_from) + len(second.resumed_from) >= 2
+
+
+async def test_no_record_reaches_a_client_and_no_header_of_ours_a_pod(keys: dict[str, str]) -> None:
+    async with LiveEngine() as engine, gateway_before(engine, **keys) as client:
+        forged = {headers.STREAM: "resume", headers.SIGNATURE: "1.forged"}
+        answer = await client.chat(stream=True, headers=forged)
+        assert answer.body == stream_bytes(engine.words)
+        assert headers.STREAM not in answer.headers
+        assert engine.seen[-1].headers[headers.STREAM] == "live"
+        plain = await client.chat(headers=forged)
+        assert plain.status == 200
+        assert headers.STREAM not in engine.seen[-1].headers
+        assert headers.SIGNATURE not in engine.seen[-1].headers
+
+
+async def test_a_stream_waits_for_its_only_pod_to_come_back(keys: dict[str, str]) -> None:
+    async with LiveEngine(words=20, break_after=[6]) as engine, gateway_before(engine, **keys) as client:
+        assert (await client.chat(stream=True)).body == stream_bytes(20)
+        assert engine.resumed_from == [6]
+
+
+async def test_without_a_pod_a_stream_ends_with_an_error_in_bounded_time(keys: dict[str, str]) -> None:
+    async with LiveEngine(words=20, break_after=[6]) as engine:
+        busy = web.json_response({"error": {"message": "full", "code": "engine_overloaded"}}, status=503)
+        async with gateway_before(engine, resume_timeout=0.5, **keys) as client:
+            asking = asyncio.create_task(client.chat(stream=True))
+            await engine.arrived.wait()
+            engine.answer = busy
+            answer = await asyncio.wait_for(asking, 20)
+            whole, _, error = answer.body.partition(b'data: {"error"')
+            assert stream_bytes(20).startswith(whole)
+            assert b"[DONE]" not in answer.body
+            assert json.loads(b'{"error"' + error)["error"]["code"] == "no_pod_available"
+            assert await client.metric(f'{LOST}{{reason="no_pod"}}') == 1
+
+
+@pytest.mark.parametrize(("breaks", "reason", "words"), [([3, 0, 0], "deaths", 3), ([3, 3, 3, 3], "limit", 12)])
+async def test_a_stream_that_kills_pods_is_given_up(
+    keys: dict[str, str], breaks: list[int], reason: str, words: int
+) -> None:
+    """At once when two pods in a row fail without one more word, and after --max-resumes in any case."""
+    fleet = [LiveEngine(status(f"d{index}"), words=20, break_after=breaks) for index in range(5)]
+    async with fleet[0], fleet[1], fleet[2], fleet[3], fleet[4]:
+        async with gateway_before(*fleet, max_resumes=3, **keys) as client:
+            answer = await client.chat(stream=True)
+            shown, _, error = answer.body.partition(b'data: {"error"')
+            assert shown + b"data: [DONE]\n\n" == stream_bytes(words)
+            assert b'"code":"pod_failed"' in error
+            assert await client.metric(f'{LOST}{{reason="{reason}"}}') == 1
+            assert breaks == [], "no more pods than these were asked"
+
+
+async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> None:
+    first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
+    async with first, second, gateway_before(first, second, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        first.status = status(draining=True, ready=False)
+        await eventually(lambda: _draining(client))
+        assert not asking.done(), "nobody can take over yet: the stream stays"
+        second.status = status("spare")
+        assert (await asking).body == stream_bytes(30)
+        assert await resumes(client, "leaving") == 1
+        await asyncio.wait_for(first.cancelled.wait(), 20)
+
+
+async def test_only_pods_with_the_same_weights_take_over(keys: dict[str, str]) -> None:
+    first, other = LiveEngine(words=30, break_after=[4]), LiveEngine(status(fingerprint="other"), words=30)
+    async with first, other, gateway_before(first, other, resume_timeout=5.0, **keys) as client:
+        for _ in range(4):
+            assert (await client.chat(stream=True)).body == stream_bytes(30)
+        assert other.resumed_from == []
+        assert first.resumed_from == [4]
+
+
+async def test_a_stalled_stream_goes_on_elsewhere(keys: dict[str, str]) -> None:
+    first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
+    async with first, second, gateway_before(first, second, stall_timeout=0.4, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        second.status = status("spare")
+        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
+        assert await resumes(client, "stalled") >= 1
+
+
+async def test_a_pod_that_restarted_unseen_loses_its_streams_to_others(keys: dict[str, str]) -> None:
+    first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
+    async with first, second, gateway_before(first, second, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        second.status = status("spare")
+        first.status = status(incarnation="2")
+        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
+        assert await resumes(client, "pod_down") >= 1
+
+
+async def test_a_client_that_leaves_while_its_stream_waits_leaves_nothing(keys: dict[str, str]) -> None:
+    async with LiveEngine(words=30, break_after=[4]) as engine, gateway_before(engine, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await engine.arrived.wait()
+        engine.hold = asyncio.Event()
+        engine.answer = web.json_response({}, status=503)
+        await eventually(lambda: _in_flight(client, 1))
+        asking.cancel()
+        await eventually(lambda: _in_flight(client, 0))
+
+
+async def test_max_resumes_zero_asks_for_no_live_streams(keys: dict[str, str]) -> None:
+    async with LiveEngine() as engine, gateway_before(engine, max_resumes=0, **keys) as client:
+        await client.chat(stream=True)
+        assert headers.STREAM not in engine.seen[-1].headers
+
+
+async def _draining(client: Client) -> bool:
+    return await client.metric('tandem_gateway_pods{role="decode",state="draining"}') == 1
+
+
+async def _in_flight(client: Client, count: int) -> bool:
+    return await client.metric("tandem_gateway_requests_in_flight") == count
