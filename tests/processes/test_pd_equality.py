@@ -1,4 +1,4 @@
-"""Prefill and decode in separate processes answer exactly as one process does."""
+"""Prefill and decode in separate processes answer exactly as one process does, in the dtype that models are served in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture(scope="module")
 def pods(fleet: Fleet) -> tuple[EnginePod, EnginePod, EnginePod]:
-    started = fleet.pod("prefill"), fleet.pod("decode"), fleet.pod("both")
+    started = tuple(fleet.pod(role, dtype="bfloat16") for role in ("prefill", "decode", "both"))
     for pod in started:
         pod.wait_ready()
     return started
@@ -75,9 +75,9 @@ async def test_only_what_the_decode_pod_lacks_is_moved(
 
 
 def decode_page_bytes(decode: EnginePod) -> int:
-    """llama of tests/support/tiny_models.py: 2 KV heads, 3 layers, K and V, 16 tokens, 16 dims, fp32."""
+    """llama of tests/support/tiny_models.py: 2 KV heads, 3 layers, K and V, 16 tokens, 16 dims, bf16."""
     assert decode.status()["page_size"] == 16
-    return 2 * 3 * 2 * 16 * 16 * 4
+    return 2 * 3 * 2 * 16 * 16 * 2
 
 
 async def test_n_samples_share_one_handoff(gateway: Process, pods: tuple[EnginePod, EnginePod, EnginePod]) -> None:
