@@ -1,4 +1,4 @@
-"""Prefill and decode in separate processes answer exactly as one process does, in the dtype that models are served in."""
+"""Prefill and decode in separate processes answer exactly as one process does, in bf16 as models are served."""
 
 from __future__ import annotations
 
