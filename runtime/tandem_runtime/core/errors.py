@@ -31,6 +31,12 @@ class PromptTooLongError(RequestError):
     code = "context_length_exceeded"
 
 
+class GrammarError(RequestError):
+    """The structure that was asked for cannot be enforced."""
+
+    code = "invalid_grammar"
+
+
 class UnknownModelError(RequestError):
     status = 404
     code = "model_not_found"

@@ -62,3 +62,5 @@ class StepResult(msgspec.Struct, frozen=True, array_like=True):
     """Time the device was busy with this step."""
     gap_seconds: float
     """Time the device idled before it."""
+    failures: dict[int, str] = {}
+    """By position in `token_ids`: why no token could be chosen, and the sequence ends."""

@@ -5,6 +5,21 @@ from __future__ import annotations
 import msgspec
 
 
+class Thinking(msgspec.Struct, frozen=True, kw_only=True):
+    """How a thought shows in the token ids of an answer, and how long it may be."""
+
+    open_id: int
+    """Of `<think>`."""
+    close_id: int
+    """Of `</think>`."""
+    break_ids: tuple[int, ...] = ()
+    """Line breaks that a model writes after a thought."""
+    begun: bool = False
+    """Whether the prompt has opened the thought; else the answer's first token may."""
+    budget: int | None = None
+    """Tokens between the tags, after which the thought is closed by force; None: as many as it likes."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the sampler needs to know. Stop strings are the text layer's, not the sampler's."""
 
@@ -31,6 +46,18 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Number of alternatives per sampled token; 0: only the sampled token's own."""
     prompt_logprobs: int | None = None
     """As `logprobs`, for prompt tokens (echo). Such a prompt skips the prefix cache and the handoff."""
+
+    grammar: str = ""
+    """In llguidance's form (JSON): what the answer, after its thought if it has one, must follow; empty: nothing."""
+    grammar_param: str | None = None
+    """The API's field that the grammar came from."""
+    thinking: Thinking | None = None
+    """Where an answer that is constrained in any way may begin with a thought."""
+
+    @property
+    def constrained(self) -> bool:
+        """Whether some tokens may be forbidden, depending on those before."""
+        return bool(self.grammar) or (self.thinking is not None and self.thinking.budget is not None)
 
     @property
     def greedy(self) -> bool:

@@ -14,9 +14,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from tandem_runtime.core.errors import RequestError
+from tandem_runtime.core.errors import GrammarError, RequestError
 from tandem_runtime.core.plan import StepPlan, StepResult
 from tandem_runtime.engine.control import ControlPlane
+from tandem_runtime.engine.grammar_gate import GrammarGate
 from tandem_runtime.engine.handoff_decode import DecodeHandoffs
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.live import Live
@@ -64,6 +65,7 @@ class Engine:
         submit: Callable[[StepPlan], None],
         inbox: queue.SimpleQueue[Event],
         publish: Publish,
+        grammars: GrammarGate | None = None,
         transfers: TransferGroup | None = None,
         control: ControlPlane | None = None,
         decode_handoffs: DecodeHandoffs | None = None,
@@ -76,6 +78,7 @@ class Engine:
         self._submit = submit
         self._inbox = inbox
         self._publish = publish
+        self._grammars = grammars
         self._transfers = transfers
         self._control = control
         self._decode = decode_handoffs
@@ -123,7 +126,7 @@ class Engine:
             case StepResult():
                 self._commit(event)
             case EngineRequest():
-                self._add(event)
+                self._receive(event)
             case Abort():
                 self._abort(event.request_id)
             case ControlCall():
@@ -152,6 +155,12 @@ class Engine:
             self._in_flight += 1
             self._submit(plan)
 
+    def _receive(self, request: EngineRequest) -> None:
+        if self._grammars is None:
+            self._add(request)
+        else:
+            self._grammars.enter(request, self._add, self._refuse)
+
     def _add(self, request: EngineRequest) -> None:
         leader = self._live.get(request.after)
         if leader is not None and leader.num_tokens == 0:
@@ -176,19 +185,27 @@ class Engine:
         try:
             self._scheduler.add(sequence)
         except RequestError as error:
-            self._outputs.append(
-                EngineOutput(
-                    request_id=request.request_id,
-                    finish_reason="error",
-                    error=str(error),
-                    error_code=error.code or "",
-                )
-            )
+            self._refuse(request, error)
             return
         live = self._live[request.request_id] = Live(request, now)
         if remote:
             assert self._decode is not None
             self._decode.start(request, live.handoff)
+
+    def _refuse(self, request: EngineRequest, error: RequestError) -> None:
+        param, message = error.param, str(error)
+        if isinstance(error, GrammarError):
+            param = request.sampling.grammar_param
+            message = f"'{param}': {message}"
+        self._outputs.append(
+            EngineOutput(
+                request_id=request.request_id,
+                finish_reason="error",
+                error=message,
+                error_code=error.code or "",
+                error_param=param,
+            )
+        )
 
     def _goes_remote(self, request: EngineRequest) -> bool:
         """Whether a prefill pod should compute what is known (all but the last token)."""
@@ -205,6 +222,8 @@ class Engine:
             self._admit(request, arrival)
 
     def _abort(self, request_id: str) -> None:
+        if self._grammars is not None:
+            self._grammars.drop(request_id)
         if leader := self._leaders.pop(request_id, None):
             del leader.followers[request_id]
         if live := self._live.pop(request_id, None):
@@ -247,6 +266,10 @@ class Engine:
             live.first_token_at = self._clock()
             live.queue_seconds = update.queue_seconds
             self._release_followers(live)
+        if update.error is not None:
+            del self._live[update.request_id]
+            self._refuse(live.request, GrammarError(update.error))
+            return
         live.num_tokens += len(update.new_token_ids)
         finished = update.finish_reason is not None
         self._outputs.append(

@@ -65,6 +65,8 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_def
     """With finish_reason `error`: what went wrong, fit for the client."""
     error_code: str = ""
     """With finish_reason `error`: the `code` of the `RequestError` that refused the request."""
+    error_param: str | None = None
+    """With finish_reason `error`: the API's field that is to blame."""
     cached_tokens: int = 0
     trace: RequestTrace | None = None
     """In the first and in the last output: a stop string, which the engine knows nothing of, may end it in between."""

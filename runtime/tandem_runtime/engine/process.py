@@ -20,6 +20,7 @@ from tandem_runtime.core import logs
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.engine import ipc
 from tandem_runtime.engine.client import EngineInfo
+from tandem_runtime.engine.constraints import Constraining
 from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.executor import Executor, Runner
 from tandem_runtime.engine.handoff_decode import DecodeHandoffs
@@ -89,10 +90,17 @@ def _serve(
         worker.wait_up()
     if world > 1:
         init_group(rank=0, world=world, init_method=rendezvous(folder), device=config.device)
+    # A prefill pod never samples.
+    constraining = None if flags.role == "prefill" else Constraining(config, inbox.put)
     executor = Executor(inbox.put)
     leader = executor.call(
         lambda: Rank.load(
-            config, 0, listen=_listen_at(flags, 0), on_report=inbox.put, on_load=_Reporter(outbound).report
+            config,
+            0,
+            listen=_listen_at(flags, 0),
+            on_report=inbox.put,
+            on_load=_Reporter(outbound).report,
+            constraints=constraining.table if constraining else None,
         )
     )
     num_pages = min([leader.runner.num_pages, *(worker.wait_ready() for worker in workers)])
@@ -146,6 +154,7 @@ def _serve(
         submit=executor.submit,
         inbox=inbox,
         publish=lambda message: outbound.send(ipc.encode(message)),
+        grammars=constraining.gate if constraining else None,
         transfers=transfers,
         control=control,
         decode_handoffs=decode_handoffs,
@@ -178,6 +187,8 @@ def _serve(
         executor.close()
     finally:
         timers.close()
+        if constraining is not None:
+            constraining.close()
         leader.close()
         for worker in workers:
             worker.close()

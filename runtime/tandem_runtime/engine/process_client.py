@@ -19,6 +19,7 @@ from tandem_contract.flags import ServeFlags
 
 from tandem_runtime.core.errors import (
     EngineDeadError,
+    GrammarError,
     OverloadedError,
     PromptTooLongError,
     RequestError,
@@ -51,7 +52,9 @@ SILENT_BEATS_TO_FROZEN = 5
 PostControl = Callable[[ControlCall], Awaitable[tuple[int, bytes]]]
 OnProgress = Callable[[Progress], None]
 
-_REFUSALS: dict[str, type[RequestError]] = {str(error.code): error for error in (OverloadedError, PromptTooLongError)}
+_REFUSALS: dict[str, type[RequestError]] = {
+    str(error.code): error for error in (GrammarError, OverloadedError, PromptTooLongError)
+}
 
 
 class ProcessEngineClient:
@@ -128,7 +131,9 @@ class ProcessEngineClient:
                     raise EngineDeadError("the engine stopped, or froze, while it served this request")
                 finished = output.finish_reason is not None
                 if output.finish_reason == "error":
-                    raise _REFUSALS[output.error_code](output.error or "the engine refused the request")
+                    raise _REFUSALS[output.error_code](
+                        output.error or "the engine refused the request", param=output.error_param
+                    )
                 yield output
         finally:
             del self._queues[request.request_id]

@@ -8,6 +8,7 @@ import torch
 
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.engine.transfers import LocalTransfers
+from tandem_runtime.execution.constraints import Constraints
 from tandem_runtime.execution.graphs import CudaCapture
 from tandem_runtime.execution.runner import ModelRunner
 from tandem_runtime.execution.settings import ExecutionConfig
@@ -36,11 +37,15 @@ class Rank:
         listen: tuple[str, int] | None,
         on_report: OnReport,
         on_load: OnLoad = lambda done, total: None,
+        constraints: Constraints | None = None,
     ) -> Rank:
-        """Loads the shard; opens the transports at `listen` unless it is None. Raises `StartupError`."""
+        """Loads the shard; opens the transports at `listen` unless it is None. Raises `StartupError`.
+
+        `constraints`: for rank 0 of a pod that samples.
+        """
         if config.device == "cuda":
             torch.cuda.set_device(rank)  # of the calling thread, which is the one that launches
-        runner = ModelRunner(config, rank=rank, world=config.tensor_parallel_size)
+        runner = ModelRunner(config, rank=rank, world=config.tensor_parallel_size, constraints=constraints)
         runner.load(on_load)
         runner.warm_up()
         if config.device == "cuda" and config.cuda_graphs:

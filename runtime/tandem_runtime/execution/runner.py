@@ -15,6 +15,7 @@ from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
 from tandem_runtime.execution.attention.backend import AttentionBackend, StepBatch
 from tandem_runtime.execution.attention.tables import StepTables
 from tandem_runtime.execution.backends import attention_of, ops_of, sampler_of, timer_of
+from tandem_runtime.execution.constraints import Constraints
 from tandem_runtime.execution.graphs import Capture, DecodeGraphs, ReplayableAttention
 from tandem_runtime.execution.layers.context import BuildContext
 from tandem_runtime.execution.layers.embedding import HEAD
@@ -45,6 +46,7 @@ class LaunchedStep:
     """On the host; to be read after `finish`."""
     logprobs: Logprobs
     prompt_logprobs: dict[int, list[TokenLogprobs]]
+    failures: dict[int, str]
     finish: Finish
 
     @property
@@ -56,7 +58,13 @@ class LaunchedStep:
         """Waits for the device; may be called on any thread."""
         seconds, gap_seconds = self.finish.wait()
         ids = self.ids_R.tolist()
-        return StepResult(self.step, ids, self.logprobs(ids), self.prompt_logprobs, seconds, gap_seconds)
+        return StepResult(self.step, ids, self.logprobs(ids), self.prompt_logprobs, seconds, gap_seconds, self.failures)
+
+    def token_ids(self) -> list[int]:
+        """As `result`."""
+        self.finish.wait()
+        ids: list[int] = self.ids_R.tolist()
+        return ids
 
 
 class ModelRunner:
@@ -66,9 +74,15 @@ class ModelRunner:
     """
 
     def __init__(
-        self, config: ExecutionConfig, rank: int = 0, world: int = 1, *, tp: TensorParallel | None = None
+        self,
+        config: ExecutionConfig,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        tp: TensorParallel | None = None,
+        constraints: Constraints | None = None,
     ) -> None:
-        """`tp`: instead of `world` ranks' collectives."""
+        """`tp`: instead of `world` ranks' collectives; `constraints`: on rank 0, to serve sequences that have any."""
         assert world == config.tensor_parallel_size
         self.config = config
         self.layout: KVLayout = config.layout
@@ -83,6 +97,7 @@ class ModelRunner:
             max_pages_per_seq=config.max_pages_per_seq,
             device=config.device,
             history=self._sampler.history,
+            constraints=constraints,
         )
         self._graphs: DecodeGraphs | None = None
 
@@ -195,16 +210,21 @@ class ModelRunner:
         ids_R = torch.empty(0, dtype=torch.int64)
         logprobs: Logprobs = _no_logprobs
         prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+        sampled = [i for i, chunk in enumerate(plan.chunks) if chunk.sample]
+        sampling = [plan.chunks[i] for i in sampled]
+        failures: dict[int, str] = {}
         if plan.chunks:
-            sampled = [i for i, chunk in enumerate(plan.chunks) if chunk.sample]
             replayed, logits_RV = self._replay(plan, step)
             if not replayed:
                 hidden_TE = self._hidden(step.batch)
                 prompt_logprobs = self._prompt_logprobs(plan, step, hidden_TE)
                 logits_RV = self._logits(step, sampled, hidden_TE)
             if sampled:
-                ids_R, logprobs = self._sample([plan.chunks[i] for i in sampled], logits_RV)
-        return LaunchedStep(plan.step, to_host(ids_R), logprobs, prompt_logprobs, self._timer.stop())
+                ids_R, logprobs = self._sample(sampling, logits_RV)
+                failures = self._tables.failures(sampling)
+        launched = LaunchedStep(plan.step, to_host(ids_R), logprobs, prompt_logprobs, failures, self._timer.stop())
+        self._tables.follow(sampling, launched.token_ids)
+        return launched
 
     def _replay(self, plan: StepPlan, step: StepInput) -> tuple[bool, torch.Tensor | None]:
         """A pure decode step in a captured graph, where there is one that fits."""

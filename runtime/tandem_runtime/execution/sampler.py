@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
+from tandem_runtime.execution.constraints import Mask, allows_any_but, forbid_
 from tandem_runtime.execution.sampling_math import draw, penalise_, token_logprobs, truncate_, uniform
 
 
@@ -48,10 +49,15 @@ class SampleRow:
     output_index: int
     """How many tokens the sequence has sampled before."""
     history: Seen | None
+    allowed: Mask | None = None
 
     @property
     def masks_stops(self) -> bool:
-        return self.output_index < self.sampling.min_tokens and bool(self.sampling.stop_token_ids)
+        stops = self.sampling.stop_token_ids
+        if self.output_index >= self.sampling.min_tokens or not stops:
+            return False
+        # A grammar that has ended is stronger than min_tokens.
+        return self.allowed is None or allows_any_but(self.allowed, stops)
 
     @property
     def plain(self) -> bool:
@@ -62,6 +68,7 @@ class SampleRow:
 
 def sample(logits_RV: torch.Tensor, rows: list[SampleRow]) -> tuple[torch.Tensor, dict[int, TokenLogprobs]]:
     """int64 [R] on the logits' device, and the logprobs of rows that ask for them, by row."""
+    forbid_(logits_RV, [row.allowed for row in rows])
     if all(row.plain for row in rows):
         return _most_likely(logits_RV), {}
     logits_RV = logits_RV.float()

@@ -10,6 +10,7 @@ import torch
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.execution.attention.backend import ChunkSpan, PageRun, StepBatch, StepIds
+from tandem_runtime.execution.constraints import Constraints, Mask
 from tandem_runtime.execution.sampler import SampleRow, Seen
 
 
@@ -32,15 +33,23 @@ class StepInput:
 
 class SlotTables:
     def __init__(
-        self, *, max_num_seqs: int, max_pages_per_seq: int, device: str, history: Callable[[SlotStart], Seen]
+        self,
+        *,
+        max_num_seqs: int,
+        max_pages_per_seq: int,
+        device: str,
+        history: Callable[[SlotStart], Seen],
+        constraints: Constraints | None = None,
     ) -> None:
-        """`history`: what a sequence that starts has seen so far, for those that need to know it."""
+        """`history`: what a sequence that starts has seen so far, for those that need to know it; `constraints`: on
+        the rank that samples."""
         self._page_table_SP = torch.zeros(max_num_seqs, max_pages_per_seq, dtype=torch.int32)
         self.last_ids_S = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
         """The id each slot sampled last, on the device; read by chunks whose token the host has not seen yet."""
         self._slots: dict[int, _Slot] = {}
         self._new_pages: list[PageRun] = []
         self._history = history
+        self._constraints = constraints
 
     def lay_out(self, plan: StepPlan) -> StepInput:
         """Applies the plan's starts and page growth, and builds the step's input."""
@@ -82,7 +91,27 @@ class SlotTables:
     def sample_row(self, chunk: Chunk) -> SampleRow:
         slot = self._slots[chunk.slot]
         output_index = chunk.start + chunk.num_tokens - len(slot.prompt_token_ids)
-        return SampleRow(slot.sampling, output_index, slot.history)
+        return SampleRow(slot.sampling, output_index, slot.history, self._allowed(chunk.slot))
+
+    def failures(self, chunks: list[Chunk]) -> dict[int, str]:
+        """Why no token can be sampled for some of `chunks`, by position."""
+        constraints = self._constraints
+        if constraints is None:
+            return {}
+        why = {i: constraints.failure(chunk.slot) for i, chunk in enumerate(chunks) if self._constrained(chunk.slot)}
+        return {i: failure for i, failure in why.items() if failure is not None}
+
+    def follow(self, chunks: list[Chunk], token_ids: Callable[[], list[int]]) -> None:
+        """`token_ids`: those sampled for `chunks`; waits for the device."""
+        constrained = [i for i, chunk in enumerate(chunks) if self._constrained(chunk.slot)]
+        if self._constraints is None or not constrained:
+            return  # on the other ranks, and nearly always
+
+        def ids() -> list[int]:
+            sampled = token_ids()
+            return [sampled[i] for i in constrained]
+
+        self._constraints.advance([chunks[i].slot for i in constrained], ids)
 
     def prompt_targets(self, chunk: Chunk) -> tuple[list[int], int] | None:
         """The prompt's tokens start+1 .. start+num_tokens and the number of alternatives, where they were asked for."""
@@ -96,8 +125,18 @@ class SlotTables:
         history = None
         if start.sampling.needs_history:
             history = self._history(start)
+        if self._constraints is not None and start.sampling.constrained:
+            self._constraints.start(start.slot, start.sampling, start.output_token_ids)
         self._slots[start.slot] = _Slot(start.sampling, start.prompt_token_ids, 0, history)
         self._append_pages(start.slot, start.page_ids)
+
+    def _constrained(self, slot: int) -> bool:
+        return self._slots[slot].sampling.constrained
+
+    def _allowed(self, slot: int) -> Mask | None:
+        if self._constraints is None or not self._constrained(slot):
+            return None
+        return self._constraints.allowed(slot)
 
     def _grow(self, chunk: Chunk) -> None:
         assert chunk.slot in self._slots, f"slot {chunk.slot} runs before it starts"

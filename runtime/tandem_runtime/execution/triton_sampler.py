@@ -11,6 +11,7 @@ from tandem_kernels.sample import sample as sample_kernel
 
 from tandem_runtime.core.plan import SlotStart
 from tandem_runtime.core.sampling import TokenLogprobs
+from tandem_runtime.execution.constraints import forbid_
 from tandem_runtime.execution.sampler import SampleRow, shape_
 from tandem_runtime.execution.samplers import Sampled
 from tandem_runtime.execution.sampling_math import LogprobTensors, describe, logprob_tensors
@@ -51,6 +52,7 @@ class TritonSampler:
         return SlotHistory(start.slot, row_V)
 
     def sample(self, logits_RV: torch.Tensor, rows: list[SampleRow]) -> Sampled:
+        forbid_(logits_RV, [row.allowed for row in rows])
         if all(row.plain for row in rows):
             return Sampled(logits_RV.max(-1).indices, lambda ids: {})
         shaped_before = [bool(row.sampling.logit_bias) or row.masks_stops for row in rows]

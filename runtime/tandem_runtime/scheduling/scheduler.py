@@ -304,6 +304,9 @@ def _update(seq: Sequence) -> SequenceUpdate:
 
 
 def _take_sample(update: SequenceUpdate, seq: Sequence, result: StepResult, position: int) -> None:
+    if (failure := result.failures.get(position)) is not None:
+        update.finish_reason, update.error = "error", failure
+        return
     token_id = result.token_ids[position]
     reason = seq.append_output(token_id)
     update.new_token_ids = [token_id]

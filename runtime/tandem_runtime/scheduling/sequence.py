@@ -39,9 +39,11 @@ class SequenceUpdate(msgspec.Struct, kw_only=True):
 
     request_id: str
     new_token_ids: list[int] = []
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "error"] | None = None
     """Never set for `prefill_only`, which is done when `computed_tokens` reaches its prompt's length - 1."""
     stop_token_id: int | None = None
+    error: str | None = None
+    """With finish_reason `error`: why no token could be sampled."""
     logprobs: list[TokenLogprobs] | None = None
     """One for each of `new_token_ids`, if asked for."""
     prompt_logprobs: list[TokenLogprobs] | None = None

@@ -10,6 +10,8 @@ from msgspec import UNSET
 from tandem_contract import headers
 
 from tandem_runtime.core.errors import RequestError
+from tandem_runtime.core.sampling import Thinking
+from tandem_runtime.grammar.sources import combine
 from tandem_runtime.server.choice import Choice, Delta, Scored
 from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
@@ -30,7 +32,7 @@ from tandem_runtime.server.protocol.answers import (
 )
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.chat import ChatRequest
-from tandem_runtime.server.protocol.convert import check_choices, to_engine_requests
+from tandem_runtime.server.protocol.convert import Limits, check_choices, to_engine_requests
 from tandem_runtime.server.sse import DONE, error_event, event
 from tandem_runtime.text.detokenize import TokenBytes
 from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
@@ -58,6 +60,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             logprobs=body.alternatives,
             deadline_s=pod.flags.request_timeout - past.elapsed_s,
             tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
+            limits=_limits(model, prompt, body),
         )
         choices = [
             ChoiceRequest(_choice(index, model, prompt, body), engine_request)
@@ -79,6 +82,24 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             usage_in_chunks=body.usage_in_chunks,
         )
         return await exchange.answer(request)
+
+
+def _limits(model: LoadedModel, prompt: str, body: ChatRequest) -> Limits:
+    structure = body.structure()
+    if structure is None:
+        return Limits()
+    return Limits(combine(structure.part), structure.param, _thinking(model, prompt))
+
+
+def _thinking(model: LoadedModel, prompt: str) -> Thinking | None:
+    """Where a thought may come before the answer; None where none can."""
+    state = state_after_prompt(prompt)
+    tokens = model.tokenizer.thinking_tokens() if model.splits_reasoning else None
+    if tokens is None or state == "answering":
+        return None
+    return Thinking(
+        open_id=tokens.open_id, close_id=tokens.close_id, break_ids=tokens.break_ids, begun=state == "thinking"
+    )
 
 
 def _choice(index: int, model: LoadedModel, prompt: str, body: ChatRequest) -> Choice:

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from tandem_contract import headers
 
 from tandem_runtime.core.errors import RequestError
+from tandem_runtime.grammar.sources import combine
 from tandem_runtime.server.choice import Choice, Delta, Scored
 from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
@@ -22,7 +23,7 @@ from tandem_runtime.server.prompts import encode
 from tandem_runtime.server.protocol.answers import Completion, CompletionChoice, CompletionLogprobs, Usage
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.completions import CompletionRequest
-from tandem_runtime.server.protocol.convert import check_choices, check_token_ids, to_engine_requests
+from tandem_runtime.server.protocol.convert import Limits, check_choices, check_token_ids, to_engine_requests
 from tandem_runtime.server.sse import DONE, error_event, event
 from tandem_runtime.text.detokenize import TokenBytes
 
@@ -46,6 +47,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         check_choices(body.choices, len(body.prompts), model.info)
         prompts = [await _prompt(model, given, echo=bool(body.echo)) for given in body.prompts]
         tickets = pod.accept_tickets(request.headers.get(headers.TICKET))
+        limits = _limits(body)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         runs: list[list[ChoiceRequest]] = []
         for position, prompt in enumerate(prompts):
@@ -61,6 +63,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
                 prompt_logprobs=body.logprobs if body.echo else None,
                 deadline_s=pod.flags.request_timeout - past.elapsed_s,
                 tickets=tickets if position == 0 else (),
+                limits=limits,
             )
             runs.append(
                 [
@@ -92,6 +95,11 @@ async def _prompt(model: LoadedModel, given: str | list[int], *, echo: bool) -> 
         return Prompt(given if echo else "", await encode(model, given, add_special_tokens=True))
     check_token_ids(given, model.info, param="prompt")
     return Prompt(model.tokenizer.decode(given) if echo else "", given)
+
+
+def _limits(body: CompletionRequest) -> Limits:
+    structure = body.structure()
+    return Limits() if structure is None else Limits(combine(structure.part), structure.param)
 
 
 def _choice(index: int, model: LoadedModel, body: CompletionRequest, max_tokens: int) -> Choice:

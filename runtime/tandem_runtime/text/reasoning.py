@@ -10,6 +10,15 @@ CLOSE = "</think>"
 State = Literal["start", "thinking", "answering"]
 
 
+class ThinkingTokens(NamedTuple):
+    """Of a vocabulary in which both tags are single tokens."""
+
+    open_id: int
+    close_id: int
+    break_ids: tuple[int, ...]
+    """Of one and two line breaks, so far as they are single tokens."""
+
+
 class Split(NamedTuple):
     reasoning: str
     content: str

@@ -14,7 +14,9 @@ from typing import Any
 import tokenizers
 
 from tandem_runtime.core.errors import StartupError
-from tandem_runtime.text.detokenize import IncrementalDetokenizer, TokenBytes, piece_to_bytes
+from tandem_runtime.text import reasoning
+from tandem_runtime.text.detokenize import IncrementalDetokenizer, PieceToBytes, TokenBytes, piece_to_bytes
+from tandem_runtime.text.reasoning import ThinkingTokens
 from tandem_runtime.text.stand_in import stand_in_tokenizer
 from tandem_runtime.text.template import ChatTemplate
 
@@ -31,13 +33,9 @@ class Tokenizer:
 
         Raises `StartupError`.
         """
-        missing = not (Path(folder) / TOKENIZER_FILE).is_file()
-        self._backend = stand_in_tokenizer(Path(folder)) if stand_in and missing else _load(Path(folder))
-        to_bytes = piece_to_bytes(_decoder_of(self._backend))
-        if to_bytes is None:
-            raise StartupError(f"--model {folder}: the tokenizer's decoder is neither byte-level nor byte-fallback")
-        added = self._backend.get_added_tokens_decoder()
-        special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._backend = load_backend(Path(folder), stand_in=stand_in)
+        to_bytes = pieces_of(self._backend, folder)
+        special = special_token_ids(self._backend)
         self.token_bytes = TokenBytes(self._backend.id_to_token, to_bytes)
         """Every token, special ones too."""
         self._visible_bytes = TokenBytes(self._backend.id_to_token, to_bytes, hidden=special)
@@ -49,6 +47,19 @@ class Tokenizer:
         # Of the library's ways to encode, only those for batches release it.
         (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return encoding.ids
+
+    def token_id(self, text: str) -> int | None:
+        """Of the one token that `text` is, if it is one."""
+        token_ids = self.encode(text, add_special_tokens=False)
+        return token_ids[0] if len(token_ids) == 1 else None
+
+    def thinking_tokens(self) -> ThinkingTokens | None:
+        """None where the tags of a thought are no single tokens."""
+        opening, closing = self.token_id(reasoning.OPEN), self.token_id(reasoning.CLOSE)
+        if opening is None or closing is None:
+            return None
+        breaks = [token_id for text in ("\n", "\n\n") if (token_id := self.token_id(text)) is not None]
+        return ThinkingTokens(opening, closing, tuple(breaks))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Special tokens included; ids without a token are empty."""
@@ -67,6 +78,24 @@ def check_presence(folder: str) -> None:
     """At once, where reading takes a while. Raises `StartupError`."""
     if not (Path(folder) / TOKENIZER_FILE).is_file():
         raise StartupError(f"--model {folder}: there is no {TOKENIZER_FILE}")
+
+
+def load_backend(folder: Path, *, stand_in: bool) -> tokenizers.Tokenizer:
+    """Raises `StartupError`."""
+    missing = not (folder / TOKENIZER_FILE).is_file()
+    return stand_in_tokenizer(folder) if stand_in and missing else _load(folder)
+
+
+def special_token_ids(backend: tokenizers.Tokenizer) -> frozenset[int]:
+    return frozenset(token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special)
+
+
+def pieces_of(backend: tokenizers.Tokenizer, folder: str | Path) -> PieceToBytes:
+    """How the vocabulary's pieces spell bytes. Raises `StartupError`."""
+    to_bytes = piece_to_bytes(_decoder_of(backend))
+    if to_bytes is None:
+        raise StartupError(f"--model {folder}: the tokenizer's decoder is neither byte-level nor byte-fallback")
+    return to_bytes
 
 
 def _load(folder: Path) -> tokenizers.Tokenizer:

@@ -6,15 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tandem_runtime.server.protocol.base import JsonObject, RequestModel, ignored, not_supported
+from tandem_runtime.server.protocol.base import JsonObject, ignored, not_supported
 from tandem_runtime.server.protocol.common import GenerationRequest, TokenCount
 from tandem_runtime.server.protocol.messages import Messages
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
-
-
-class TextFormat(RequestModel):
-    type: Literal["text"]
 
 
 class ChatRequest(GenerationRequest):
@@ -31,7 +27,6 @@ class ChatRequest(GenerationRequest):
     tool_choice: Literal["none", "auto"] | None = not_supported("tool calling")
     functions: Nothing | None = not_supported("tool calling")
     function_call: Literal["none", "auto"] | None = not_supported("tool calling")
-    response_format: TextFormat | None = not_supported("structured output")
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = not_supported("anything but text")
     audio: None = not_supported("audio output")
     prediction: None = not_supported("predicted outputs")

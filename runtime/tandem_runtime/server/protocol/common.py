@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tandem_runtime.server.protocol.base import RequestModel, ignored, not_supported
+from tandem_runtime.server.protocol.structure import StructuredRequest
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
@@ -79,7 +80,7 @@ class SampledRequest(RequestModel):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
-class GenerationRequest(SampledRequest):
+class GenerationRequest(SampledRequest, StructuredRequest):
     """What chat completions and completions have in common."""
 
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None

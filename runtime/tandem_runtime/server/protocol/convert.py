@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tandem_runtime.core.errors import PromptTooLongError, RequestError
-from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.core.sampling import SamplingParams, Thinking
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import EngineRequest, SignedTicket
 from tandem_runtime.server.protocol.common import SampledRequest
 
 GREEDY_BELOW = 1e-5
 """A temperature; logits divided by less may overflow float32, and only the most likely token is left anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an answer must keep to, beyond its length."""
+
+    grammar: str = ""
+    grammar_param: str | None = None
+    thinking: Thinking | None = None
 
 
 def to_engine_requests(
@@ -28,6 +38,7 @@ def to_engine_requests(
     prompt_logprobs: int | None = None,
     deadline_s: float | None = None,
     tickets: Sequence[SignedTicket] = (),
+    limits: Limits = Limits(),
 ) -> list[EngineRequest]:
     """One engine request per choice of one prompt; `seed` is for requests that name none, `prompt_param` and
     `limit_param` are the fields that the prompt and `max_tokens` came in.
@@ -63,6 +74,9 @@ def to_engine_requests(
                 stop_token_ids=stop_token_ids if request.ignore_eos else (*info.eos_token_ids, *stop_token_ids),
                 logprobs=logprobs,
                 prompt_logprobs=prompt_logprobs,
+                grammar=limits.grammar,
+                grammar_param=limits.grammar_param,
+                thinking=limits.thinking,
             ),
             deadline_s=deadline_s,
             tickets=list(tickets) if index == 0 else [],

@@ -1,0 +1,78 @@
+"""Grammar text to llguidance matchers, within bounds of time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from tandem_runtime.core.errors import GrammarError
+
+MAX_SOURCE_CHARS = 64 * 1024
+"""With the limits below, any grammar of this size compiles, or is refused, within about a second."""
+
+_LIMITS = LLParserLimits(
+    max_grammar_size=50_000,
+    initial_lexer_fuel=1_000_000,  # about 20 ms
+    step_lexer_fuel=200_000,  # about 15 ms: the longest that a mask may take
+    step_max_items=50_000,
+    max_lexer_states=50_000,  # 1-2 KB each
+    verbose_errors=False,
+)
+
+
+class GrammarCompiler:
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        *,
+        special_token_ids: Sequence[int],
+        eos_token_ids: Sequence[int],
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        """`tokens`: the bytes of every id, empty for ids without any; `encode` takes special tokens' text as text.
+
+        Takes a second or two for 150,000 tokens.
+        """
+        self._tokenizer: LLTokenizer | None = None
+        if eos_token_ids:
+            wrapped = TokenizerWrapper(_Tokenizer(tokens, special_token_ids, eos_token_ids[0], encode))
+            self._tokenizer = LLTokenizer(wrapped, len(tokens), list(eos_token_ids))
+
+    def compile(self, grammar: str) -> LLMatcher:
+        """A matcher at its beginning. Releases the GIL. Raises `GrammarError`."""
+        if len(grammar) > MAX_SOURCE_CHARS:
+            raise GrammarError(f"{len(grammar)} characters of grammar; at most {MAX_SOURCE_CHARS} are allowed")
+        if self._tokenizer is None:
+            raise GrammarError("the model names no token that ends an answer, so its structure cannot be enforced")
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # the first mask builds what later ones share, and may be too much already
+        if matcher.is_error():
+            raise GrammarError(explain(matcher))
+        return matcher
+
+
+class _Tokenizer:
+    """What `TokenizerWrapper` expects, by its names."""
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes],
+        special_token_ids: Sequence[int],
+        eos_token_id: int,
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special_token_ids
+        self.eos_token_id = eos_token_id
+        self.bos_token_id = None
+        self._encode = encode
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._encode(text.decode("utf-8", "replace"))
+
+
+def explain(matcher: LLMatcher) -> str:
+    """The matcher's error, without the state that llguidance appends."""
+    return matcher.get_error().split("\n<", 1)[0].strip()

@@ -1,0 +1,80 @@
+"""Grammars in llguidance's form: of JSON schemas, regular expressions, choices, and combinations of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import any_to_lark
+
+from tandem_runtime.core.errors import GrammarError
+
+_WHITESPACE = r" ?|\r?\n[ \t]{0,64}"
+"""Between JSON tokens: enough for any common layout, but a model cannot lose itself in blanks."""
+
+_LARGEST = 2**53
+"""Larger numbers are not exact in JSON (RFC 7493); -2^63 makes llguidance recurse until the stack ends."""
+
+Part = dict[str, Any]
+"""One of llguidance's grammars, without its name."""
+
+
+def of_json_schema(schema: Mapping[str, Any] | bool, *, strict: bool) -> Part:
+    """`oneOf` is taken as `anyOf`; unless `strict`, keywords that cannot be enforced are ignored.
+
+    Raises `GrammarError` for numbers beyond 2^53.
+    """
+    _check_numbers(schema)
+    options = {"whitespace_pattern": _WHITESPACE, "coerce_one_of": True, "lenient": not strict}
+    as_object = dict(schema) if isinstance(schema, Mapping) else {} if schema else {"not": {}}
+    return _part(LLMatcher.grammar_from_json_schema(as_object, overrides=options))  # type: ignore[arg-type]
+
+
+def of_json_object() -> Part:
+    return of_json_schema({"type": "object"}, strict=True)
+
+
+def of_regex(pattern: str) -> Part:
+    """The whole answer matches; `^` and `$` around it say the same and are dropped."""
+    pattern = pattern.removeprefix("^")
+    if pattern.endswith("$") and not pattern.endswith("\\$"):
+        pattern = pattern[:-1]
+    return _part(LLMatcher.grammar_from_regex(pattern))
+
+
+def of_choices(choices: Sequence[str]) -> Part:
+    return {"lark_grammar": "start: " + " | ".join(json.dumps(choice) for choice in choices)}
+
+
+def of_grammar(text: str) -> Part:
+    """Lark in llguidance's dialect, without its `%json`, or GBNF (`root ::= ...`). Raises `GrammarError`."""
+    if "%json" in text:
+        raise GrammarError("a grammar must not contain %json; ask for a JSON schema instead")
+    try:
+        return {"lark_grammar": any_to_lark(text)}
+    except Exception as error:  # whatever the converter's parser raises
+        raise GrammarError(f"neither Lark nor GBNF: {error}") from error
+
+
+def combine(*alternatives: Part) -> str:
+    """The text of a grammar: any one of `alternatives`."""
+    if len(alternatives) == 1:
+        return json.dumps({"grammars": [*alternatives]})
+    names = [f"part_{index}" for index in range(len(alternatives))]
+    start = {"lark_grammar": "start: " + " | ".join(f"@{name}" for name in names)}
+    parts = [part | {"name": name} for name, part in zip(names, alternatives, strict=True)]
+    return json.dumps({"grammars": [start, *parts]})
+
+
+def _check_numbers(value: Any) -> None:
+    if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
+        raise GrammarError(f"the schema contains {value}; numbers must be between -2^53 and 2^53")
+    for child in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _check_numbers(child)
+
+
+def _part(grammar: str) -> Part:
+    [part] = json.loads(grammar)["grammars"]
+    return {key: value for key, value in part.items() if value is not None}

@@ -1,0 +1,77 @@
+"""What cannot be enforced, or costs too much, is refused soon and in words."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from tandem_runtime.core.errors import GrammarError
+from tandem_runtime.grammar import sources
+from tandem_runtime.grammar.compiler import MAX_SOURCE_CHARS, GrammarCompiler
+
+BOUND_S = 10.0
+"""About a second on a quiet machine."""
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "frob"}, "Invalid type: frob"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"$ref": "https://example.com/schema"}, "example.com"),
+        ({"$ref": "#/$defs/none"}, "none"),
+        ({"type": "string", "pattern": "(["}, "unclosed"),
+        ({"type": "string", "format": "zorp"}, "zorp"),
+        ({"allOf": [{"type": "string"}, {"type": "number"}]}, "Unsatisfiable"),
+        ({"type": "integer", "multipleOf": 999_983, "minimum": 1, "maximum": 10**15}, "fuel"),
+        ({"enum": ["x" * 100 + str(i) for i in range(1000)]}, "characters"),
+    ],
+)
+def test_schemas_that_are_refused(compiler: GrammarCompiler, schema: Any, words: str) -> None:
+    with pytest.raises(GrammarError, match=words):
+        compiler.compile(sources.combine(sources.of_json_schema(schema, strict=True)))
+
+
+def test_unless_strict_only_what_means_nothing_is_ignored(compiler: GrammarCompiler) -> None:
+    compiler.compile(sources.combine(sources.of_json_schema({"type": "array", "uniqueItems": True}, strict=False)))
+    with pytest.raises(GrammarError):
+        compiler.compile(sources.combine(sources.of_json_schema({"type": "frob"}, strict=False)))
+
+
+@pytest.mark.parametrize("number", [-(2**63), 2**64, -1e300, {"a": [2**63]}])
+def test_numbers_beyond_what_json_holds_are_refused(number: Any) -> None:
+    """Symptom: {"const": -9223372036854775808} ended the process. Cause: endless recursion inside llguidance."""
+    with pytest.raises(GrammarError, match="2\\^53"):
+        sources.of_json_schema({"const": number}, strict=True)
+
+
+def test_a_grammar_cannot_smuggle_a_schema_in() -> None:
+    with pytest.raises(GrammarError, match="%json"):
+        sources.of_grammar('start: %json {"const": -9223372036854775808}')
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        sources.of_json_schema(
+            {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1800)}}, strict=True
+        ),
+        sources.of_json_schema({"type": "string", "maxLength": 10**7}, strict=True),
+        sources.of_json_schema({"type": "array", "minItems": 10**6}, strict=True),
+        sources.of_regex("((a{1,1000}){1,1000}){1,1000}"),
+        sources.of_regex("(.*a){500}.*"),
+        sources.of_choices([f"choice {i}" for i in range(3000)]),
+        {"lark_grammar": 'start: a+\na: b b | b\nb: "x" | "xx" | a'},
+    ],
+    ids=["wide", "long", "many", "powers", "stars", "choices", "ambiguous"],
+)
+def test_any_grammar_of_the_size_allowed_takes_bounded_time(compiler: GrammarCompiler, part: sources.Part) -> None:
+    grammar = sources.combine(part)
+    assert len(grammar) <= MAX_SOURCE_CHARS
+    began = time.perf_counter()
+    with suppress(GrammarError):
+        compiler.compile(grammar)
+    assert time.perf_counter() - began < BOUND_S
