@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import aiohttp
@@ -47,7 +47,7 @@ class Pod:
         self._silent_polls = 0
         self._down = True
         self._unanswered: set[Deadline] = set()
-        self._movable: set[Deadline] = set()
+        self._movable: dict[Deadline, Callable[[], bool]] = {}
         self._in_flight_at_poll = 0
         self._tokens_since_poll = 0
 
@@ -86,13 +86,13 @@ class Pod:
         self._unanswered.discard(deadline)
 
     @contextlib.contextmanager
-    def movable(self, deadline: Deadline) -> Iterator[None]:
-        """Around a stream that can go on elsewhere: it ends when the pod is lost, or when it shall move."""
-        self._movable.add(deadline)
+    def movable(self, deadline: Deadline, may_move: Callable[[], bool]) -> Iterator[None]:
+        """Around a stream that, while `may_move`, can go on elsewhere: then it ends when the pod is lost or leaves."""
+        self._movable[deadline] = may_move
         try:
             yield
         finally:
-            self._movable.discard(deadline)
+            del self._movable[deadline]
 
     def can_take_over(self, status: PodStatus) -> bool:
         """Whether streams of a pod of this status can go on here with the same text."""
@@ -105,8 +105,7 @@ class Pod:
         )
 
     def move_streams(self) -> None:
-        for deadline in self._movable:
-            deadline.expire(PodLeaving("The pod is shutting down."))
+        self._end_movable(PodLeaving("The pod is shutting down."))
 
     def poll_began(self) -> tuple[int, int]:
         """What the coming status may already count; the mark goes to `polled`."""
@@ -118,7 +117,7 @@ class Pod:
             log.info("pod restarted", extra={"fields": {"pod": self.key, "incarnation": status.incarnation}})
             self._sent.clear()
             self._fail_unanswered("restarted")
-            self._fail_movable("restarted")
+            self._end_movable(BadUpstream("The pod restarted in the middle of the answer."))
         if self._down:
             log.info("pod is up", extra={"fields": {"pod": self.key, "role": status.role, "name": status.name}})
         self.status = status
@@ -148,7 +147,7 @@ class Pod:
         """The pod is gone or frozen, so what waits there is lost."""
         self.avoid(reason)
         self._fail_unanswered("went down")
-        self._fail_movable("went down")
+        self._end_movable(BadUpstream("The pod went down in the middle of the answer."))
 
     def removed(self) -> None:
         self._down = True
@@ -158,9 +157,10 @@ class Pod:
         for deadline in self._unanswered:
             deadline.expire(BadUpstream(f"The pod {what} before it answered."))
 
-    def _fail_movable(self, what: str) -> None:
-        for deadline in self._movable:
-            deadline.expire(BadUpstream(f"The pod {what} in the middle of the answer."))
+    def _end_movable(self, error: BadUpstream) -> None:
+        for deadline, may_move in self._movable.items():
+            if may_move():
+                deadline.expire(error)
 
     def _decode_load(self, status: PodStatus) -> float:
         return max(self.in_flight, status.running + status.waiting + self.in_flight - self._in_flight_at_poll)

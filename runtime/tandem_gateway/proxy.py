@@ -181,7 +181,7 @@ class Proxy:
                 with contextlib.ExitStack() as stack:
                     stack.enter_context(self._fleet.occupied(pod))
                     if delivery.wants_live:
-                        stack.enter_context(pod.movable(deadline))
+                        stack.enter_context(pod.movable(deadline, lambda: self._may_move(delivery)))
                     upstream = await self._send(delivery, picked)
                     try:
                         return await self._answered(delivery, picked, upstream, deadline)
@@ -201,6 +201,9 @@ class Proxy:
         finally:
             pod.answered(deadline)
             self._running.discard(deadline)
+
+    def _may_move(self, delivery: Delivery) -> bool:
+        return not delivery.begun or (delivery.resumable and delivery.resumes < self._limits.max_resumes)
 
     async def _answered(
         self, delivery: Delivery, picked: Picked, upstream: aiohttp.ClientResponse, deadline: Deadline

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from gateway.eventually import eventually
-from gateway.fake_engine import status, stream_bytes
-from gateway.harness import Client, gateway_before
+from gateway.fake_engine import FakeEngine, status, stream_bytes
+from gateway.harness import CHAT, Client, gateway_before
 from gateway.live_engine import LiveEngine
 from tandem_contract import headers
 
@@ -99,6 +99,22 @@ async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> No
         assert (await asking).body == stream_bytes(30)
         assert await resumes(client, "leaving") == 1
         await asyncio.wait_for(first.cancelled.wait(), 20)
+
+
+async def test_a_stream_without_records_stays_at_its_draining_pod(keys: dict[str, str]) -> None:
+    """Such a pod has no ticket keys, or is older than live streams; moving its stream would end it."""
+    plain, spare = FakeEngine(words=30, hold_after_first=asyncio.Event()), LiveEngine(status("spare", ready=False))
+    async with plain, spare, gateway_before(plain, spare, **keys) as client:
+        body = {"model": "m", "stream": True, "messages": []}
+        async with client.session.post(client.url + CHAT, json=body) as answer:
+            first = await answer.content.readany()
+            spare.status = status("spare")
+            plain.status = status(draining=True, ready=False)
+            await eventually(lambda: _draining(client))
+            assert plain.hold_after_first is not None
+            plain.hold_after_first.set()
+            assert first + await answer.content.read() == stream_bytes(30)
+        assert spare.seen == []
 
 
 async def test_only_pods_with_the_same_weights_take_over(keys: dict[str, str]) -> None:
