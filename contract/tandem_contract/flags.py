@@ -57,6 +57,7 @@ class ServeFlags:
     )
     device: Literal["auto", "cpu", "cuda"] = flag("auto", help="auto: cuda where there is one")
     tensor_parallel_size: int = flag(1, help="ranks that share the model")
+    expert_parallel: bool = flag(False, help="ranks share a mixture of experts by whole experts, not by a part of each")
     max_model_len: int | None = flag(None, help="longest prompt + answer in tokens; default: the model's own")
     rope_scaling: str | None = flag(
         None,

@@ -45,13 +45,21 @@ class Picks(NamedTuple):
 
 
 def gate_up(
-    x_TH: torch.Tensor, weight_XNH: torch.Tensor, picks: Picks, top_k: int, scales: BlockScales | None = None
+    x_TH: torch.Tensor,
+    weight_XNH: torch.Tensor,
+    picks: Picks,
+    top_k: int,
+    scales: BlockScales | None = None,
+    *,
+    out_PN: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[P, N], in the order of `picks.sorted_P`: each pick's token times its expert's weight, transposed.
 
     `scales`: of float8_e4m3fn weights, those of all experts [X, R, C]; the rows of every expert are of the same blocks.
+    Into `out_PN` (contiguous) where one is given; rows beyond the last expert's end are not written.
     """
-    out_PN = x_TH.new_empty(len(picks.sorted_P), weight_XNH.shape[1])
+    if out_PN is None:
+        out_PN = x_TH.new_empty(len(picks.sorted_P), weight_XNH.shape[1])
     launch(x_TH, weight_XNH, picks, out_PN, top_k=top_k, weights_P=None, scales=scales).run()
     return out_PN
 
@@ -62,10 +70,14 @@ def down(
     picks: Picks,
     weights_TK: torch.Tensor,
     scales: BlockScales | None = None,
+    *,
+    out_PH: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """[P, H], in the order of pick numbers: each row of `x_PI` (sorted as the picks are) times its expert's weight,
-    transposed, times the pick's own weight (fp32). `scales` as for `gate_up`."""
-    out_PH = x_PI.new_empty(len(picks.sorted_P), weight_XHI.shape[1])
+    transposed, times the pick's own weight (fp32). `scales` as for `gate_up`. Into `out_PH` (contiguous) where one is
+    given; rows of picks beyond the last expert's end are not written."""
+    if out_PH is None:
+        out_PH = x_PI.new_empty(len(picks.sorted_P), weight_XHI.shape[1])
     launch(x_PI, weight_XHI, picks, out_PH, top_k=1, weights_P=weights_TK, scales=scales).run()
     return out_PH
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from support.reference import reference_logprobs, reference_model
 from support.step_driver import distribution
 from support.tiny_models import VOCAB_SIZE, Family
 from support.tp_ranks import execute_on_ranks
-from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan
+from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams
 
 PROMPT = [(11 * i * i + i) % 256 for i in range(19)]
@@ -42,7 +42,20 @@ def test_two_ranks_match_one_reference(tiny: Callable[..., Path], tmp_path: Path
     folders = {name: tiny(family, **overrides) for name, (family, overrides) in CASES.items()}
     plans = {name: _plans(overrides.get("vocab_size", VOCAB_SIZE)) for name, (_, overrides) in CASES.items()}
     results = execute_on_ranks([(folders[n], plans[n]) for n in CASES], world=2, tmp_path=tmp_path)
-    for name, (leader, follower) in zip(CASES, results, strict=True):
+    _assert_alike(CASES, folders, results)
+
+
+@pytest.mark.processes
+def test_two_ranks_that_share_experts_match_one_reference(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    folders = {"qwen3_moe": tiny("qwen3_moe")}
+    results = execute_on_ranks(
+        [(folders["qwen3_moe"], _plans(VOCAB_SIZE))], world=2, tmp_path=tmp_path, expert_parallel=True
+    )
+    _assert_alike(folders, folders, results)
+
+
+def _assert_alike(names: Iterable[str], folders: dict[str, Path], results: list[list[list[StepResult]]]) -> None:
+    for name, (leader, follower) in zip(names, results, strict=True):
         sampled = [result.token_ids[0] for result in leader[1:]]
         assert sampled == [result.token_ids[0] for result in follower[1:]], name
         expected = reference_logprobs(reference_model(folders[name]), PROMPT + sampled)

@@ -17,7 +17,8 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HERE = Path(__file__).parent
 # Nothing is compiled under the interpreter, C kernels do not know it, and it starts no second one.
-collect_ignore = ["test_ahead_of_time.py", "test_under_interpreter.py", "native"] if INTERPRETED else []
+NOT_INTERPRETED = ["test_ahead_of_time.py", "test_serving_shapes.py", "test_under_interpreter.py", "native"]
+collect_ignore = NOT_INTERPRETED if INTERPRETED else []
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from support.step_driver import StepDriver, distribution, full_logprobs, load_runner
+from support.kernels import normal
+from support.step_driver import StepDriver, distribution, full_logprobs, load_runner, tiny_execution_config
 from support.tiny_models import Family, build_tiny_model
-from tandem_runtime.core.plan import StepResult
+from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.execution.graphs import Graph
+from tandem_runtime.execution.backends import ops_of
+from tandem_runtime.execution.graphs import CudaCapture, Graph
+from tandem_runtime.execution.layers.context import BuildContext
+from tandem_runtime.execution.parallel import TensorParallel
 from tandem_runtime.execution.runner import ModelRunner
+from tandem_runtime.execution.weights import CheckpointSource
 
 TOLERANCE = 2e-4
 PROMPTS = {0: [(7 * i * i + i) % 256 for i in range(11)], 2: [5, 9, 200], 1: [(3 * i) % 256 for i in range(6)]}
@@ -104,6 +110,37 @@ def test_decode_graphs_change_nothing(one_layer: Path) -> None:
     assert [graph.replays for graph in graphs] == [2, 0, 1]
 
 
+@pytest.mark.gpu
+def test_captured_graphs_change_nothing(folder: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    host = load_runner(folder)
+    there = load_runner(folder, device="cuda")
+    there.warm_up()
+    there.capture_graphs(CudaCapture())
+    sampling = full_logprobs(host)
+    assert_alike(mixed_steps(there, sampling), mixed_steps(host, sampling))
+
+
+@pytest.mark.gpu
+def test_steps_launched_ahead_of_the_device(one_layer: Path) -> None:
+    """Each step's input is what the one before samples, and nobody has waited for that."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    prompt, answers = PROMPTS[0], {}
+    for device in ("cpu", "cuda"):
+        runner = load_runner(one_layer, device=device)
+        if device == "cuda":
+            runner.capture_graphs(CudaCapture())
+        sampling = SamplingParams(max_tokens=99, temperature=0.0)
+        start = SlotStart(3, prompt, [], list(range(runner.layout.pages_for(len(prompt) + 8))), sampling)
+        launched = [runner.launch(StepPlan(0, [start], [Chunk(3, 0, len(prompt), prompt, [], True)]))]
+        for i in range(8):
+            launched.append(runner.launch(StepPlan(1 + i, [], [Chunk(3, len(prompt) + i, 1, None, [], True)])))
+        answers[device] = [step.result().token_ids for step in launched]
+    assert answers["cuda"] == answers["cpu"]
+
+
 DRAWN = SamplingParams(
     max_tokens=99,
     temperature=0.8,
@@ -165,3 +202,29 @@ def test_fp8_weights_and_cache_stay_close_to_what_they_round(tmp_path: Path, dev
         found.append(torch.stack([distribution(result) for result in results]))
     # The kernels also round activations, and a chunk's own K and V.
     assert (found[0].exp() * (found[0] - found[1])).sum(-1).max() < 0.02
+
+
+class Half(TensorParallel):
+    """One of two ranks; the test adds up what both come to."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank, 2)
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_ranks_of_whole_experts_add_up(tmp_path: Path, device: str) -> None:
+    folder = build_tiny_model(tmp_path, "qwen3_moe", mlp_only_layers=[], num_hidden_layers=1)
+    config = tiny_execution_config(folder, device=device)
+    x_TE = normal(9, 48, dtype=torch.float32, device=device)
+    found = []
+    for tp, expert_parallel in ((TensorParallel(), False), (Half(0), True), (Half(1), True)):
+        source = CheckpointSource(
+            folder, dtype=torch.float32, device=device, progress=lambda done, total: None, ignore=frozenset()
+        )
+        ops = ops_of(replace(config, backend="triton"))
+        context = BuildContext(config.model, tp, source, ops, range(2), expert_parallel)
+        residual_TE = torch.ones_like(x_TE)
+        found.append(ops.moe(context, "model.layers.0.mlp").add_to(residual_TE, x_TE))
+    torch.testing.assert_close(found[1] + found[2], found[0], rtol=1e-5, atol=1e-5)

@@ -24,7 +24,7 @@ class Case:
 
 
 def execute_on_ranks(
-    folders: Sequence[tuple[Path, list[StepPlan]]], *, world: int, tmp_path: Path
+    folders: Sequence[tuple[Path, list[StepPlan]]], *, world: int, tmp_path: Path, **flags: object
 ) -> list[list[list[StepResult]]]:
     """results[case][rank][step] of every folder's plans, run by `world` processes over gloo."""
     cases = [Case(folder, msgspec.msgpack.encode(plans)) for folder, plans in folders]
@@ -32,7 +32,9 @@ def execute_on_ranks(
     receivers, processes = [], []
     for rank in range(world):
         receiver, sender = context.Pipe(duplex=False)
-        target = context.Process(target=_run_rank, args=(rank, world, f"file://{tmp_path}/rendezvous", cases, sender))
+        target = context.Process(
+            target=_run_rank, args=(rank, world, f"file://{tmp_path}/rendezvous", cases, sender, flags)
+        )
         target.start()
         sender.close()
         receivers.append(receiver)
@@ -51,11 +53,13 @@ def execute_on_ranks(
     return [[rank[i] for rank in by_rank] for i in range(len(cases))]
 
 
-def _run_rank(rank: int, world: int, init_method: str, cases: list[Case], sender: object) -> None:
+def _run_rank(
+    rank: int, world: int, init_method: str, cases: list[Case], sender: object, flags: dict[str, object]
+) -> None:
     init_group(rank=rank, world=world, init_method=init_method, device="cpu")
     results = []
     for case in cases:
-        runner = ModelRunner(tiny_execution_config(case.folder, tensor_parallel_size=world), rank, world)
+        runner = ModelRunner(tiny_execution_config(case.folder, tensor_parallel_size=world, **flags), rank, world)
         runner.load()
         plans = msgspec.msgpack.decode(case.plans, type=list[StepPlan])
         results.append([runner.execute(plan) for plan in plans])

@@ -83,8 +83,10 @@ def _kv_cache(config: ExecutionConfig, num_pages: int, num_heads: int) -> torch.
     model = config.model
     shape = (num_pages, num_heads, model.num_layers, 2, config.page_size, model.head_dim)
     dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else config.torch_dtype
+    size = num_pages * config.layout.page_bytes
     if config.device == "cuda":
-        return torch.zeros(shape, dtype=dtype, device=config.device)
-    # NumPy's zeros are the kernel's: no page costs memory, or time at start, before it is written.
-    zeros = torch.from_numpy(np.zeros(num_pages * config.layout.page_bytes, dtype=np.uint8))
+        zeros = torch.zeros(size, dtype=torch.uint8, device=config.device)
+    else:
+        # NumPy's zeros are the kernel's: no page costs memory, or time at start, before it is written.
+        zeros = torch.from_numpy(np.zeros(size, dtype=np.uint8))
     return zeros.view(dtype).view(shape)

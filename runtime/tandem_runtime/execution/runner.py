@@ -120,7 +120,7 @@ class ModelRunner:
         config = self.config
         kv_heads = self.layout.heads_of_rank(self._tp.rank)
         source = _weight_source(config, progress)
-        context = BuildContext(config.model, self._tp, source, ops_of(config), kv_heads)
+        context = BuildContext(config.model, self._tp, source, ops_of(config), kv_heads, config.expert_parallel)
         self._model = Decoder(context)
         source.finish()
 

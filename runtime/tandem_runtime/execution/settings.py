@@ -38,6 +38,8 @@ class ExecutionConfig:
     """Of the layers' projections. The eager backend computes with what is left of them after rounding."""
     kv_dtype: KVDType
     tensor_parallel_size: int
+    expert_parallel: bool
+    """Whether ranks hold whole experts."""
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -86,6 +88,7 @@ class ExecutionConfig:
             quantization={"auto": model.quantization, "none": None, "fp8": "fp8"}[flags.quantization],
             kv_dtype=kv_dtype,
             tensor_parallel_size=flags.tensor_parallel_size,
+            expert_parallel=flags.expert_parallel,
             max_model_len=flags.max_model_len or model.max_position_embeddings,
             max_num_seqs=flags.max_num_seqs,
             max_num_batched_tokens=flags.max_num_batched_tokens,
@@ -95,7 +98,7 @@ class ExecutionConfig:
             cuda_graphs=flags.cuda_graphs,
             cpu_threads=flags.cpu_threads,
         )
-        check_divisible(model, flags.tensor_parallel_size)
+        check_divisible(model, flags.tensor_parallel_size, expert_parallel=flags.expert_parallel)
         if device == "cuda" and "fp8" in (config.quantization, config.kv_dtype):
             _check_fp8(torch.cuda.get_device_capability())
         return config
@@ -139,11 +142,15 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def check_divisible(model: ModelConfig, world: int) -> None:
+def check_divisible(model: ModelConfig, world: int, *, expert_parallel: bool = False) -> None:
     """Whether `world` ranks can share the model; raises `StartupError` naming the dimension that does not divide."""
     sizes = {"attention heads": model.num_heads, "intermediate size": model.intermediate_size}
-    if model.moe is not None:
+    if model.moe is not None and expert_parallel:
+        sizes["experts"] = model.moe.num_experts
+    elif model.moe is not None:
         sizes["expert intermediate size"] = model.moe.intermediate_size
+    elif expert_parallel:
+        raise StartupError("--expert-parallel is for models with a mixture of experts, and this one has none")
     for name, size in sizes.items():
         if size % world:
             raise StartupError(f"--tensor-parallel-size {world} does not divide the model's {size} ({name})")

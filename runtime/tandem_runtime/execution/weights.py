@@ -7,7 +7,7 @@ with `pread` straight into that tensor, never mapped, so that the process holds 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,10 @@ class WeightSource(ABC):
             row += count
         return target
 
+    @abstractmethod
+    def leave(self, names: Iterable[str]) -> None:
+        """Other ranks ask for these."""
+
     def take_fp8(self, parts: Sequence[Part]) -> Fp8Weight:
         """As `take`, block-wise fp8: as the checkpoint has it, or quantised here."""
         return stack([self._fp8_part(part) for part in parts])
@@ -138,6 +142,12 @@ class CheckpointSource(WeightSource):
             self._unused.discard(part.name)
             self._done += entry.num_bytes
             self._progress(self._done, self._total)
+
+    def leave(self, names: Iterable[str]) -> None:
+        for name in names:
+            for left in {name, f"{name}{SCALES_SUFFIX}"} & self._unused:
+                self._unused.discard(left)
+                self._total -= self._entries[left][1].num_bytes
 
     def _fp8_part(self, part: Part) -> Fp8Weight:
         stored = self._entries.get(part.name)
@@ -208,6 +218,9 @@ class DummySource(WeightSource):
             rows = part.taken_rows[first : first + step]
             index = torch.arange(rows.start, rows.stop, device=self.device)[:, None] * part.shape[1] + cols + start
             target[first : first + len(rows)] = self._pool[index.remainder_(self.POOL)]
+
+    def leave(self, names: Iterable[str]) -> None:
+        pass
 
     def finish(self) -> None:
         pass

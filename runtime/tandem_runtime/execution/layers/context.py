@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from tandem_runtime.execution.config import ModelConfig
+from tandem_runtime.execution.config import ModelConfig, MoeConfig
 from tandem_runtime.execution.parallel import TensorParallel
 from tandem_runtime.execution.weights import Part, WeightSource
 
@@ -50,6 +50,18 @@ class BuildContext:
     kv_heads: range
     """The whole model's KV heads that this rank holds (replicated where there are more ranks than heads)."""
 
+    expert_parallel: bool = False
+    """Whether ranks hold whole experts instead of a part of each."""
+
     @property
     def q_heads(self) -> range:
         return self.tp.part(self.config.num_heads)
+
+    def experts(self, name: str, moe: MoeConfig) -> tuple[range, range]:
+        """The experts of `name` that this rank holds, and the part of each one's intermediate size."""
+        if self.expert_parallel:
+            others = set(range(moe.num_experts)) - set(self.tp.part(moe.num_experts))
+            projections = ("gate_proj", "up_proj", "down_proj")
+            self.weights.leave(f"{name}.experts.{i}.{projection}.weight" for i in others for projection in projections)
+            return self.tp.part(moe.num_experts), range(moe.intermediate_size)
+        return range(moe.num_experts), self.tp.part(moe.intermediate_size)

@@ -1,4 +1,4 @@
-"""Sparse mixture of experts: softmax router, top-k, experts split over ranks along their intermediate size."""
+"""Sparse mixture of experts: softmax router, top-k, experts split over ranks (each one, or whole ones)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SparseMoe:
         moe = context.config.moe
         assert moe is not None
         hidden, size = context.config.hidden_size, moe.intermediate_size
-        part = context.tp.part(size)
+        self._experts, part = context.experts(name, moe)
         self._tp = context.tp
         self._top_k = moe.experts_per_token
         self._silu_and_mul = context.ops.silu_and_mul
@@ -22,7 +22,7 @@ class SparseMoe:
         self._router = Linear(context.weights.take([Part(f"{name}.gate.weight", (moe.num_experts, hidden))]))
         self._gate_up: list[Product] = []
         self._down: list[Product] = []
-        for expert in (f"{name}.experts.{i}" for i in range(moe.num_experts)):
+        for expert in (f"{name}.experts.{i}" for i in self._experts):
             self._gate_up.append(
                 column_parallel(
                     context, [(f"{expert}.gate_proj", size, part), (f"{expert}.up_proj", size, part)], bias=False
@@ -45,6 +45,9 @@ class SparseMoe:
         for expert, count in zip(experts.tolist(), counts.tolist(), strict=True):
             picks = order[start : start + count]
             start += count
+            if expert not in self._experts:
+                continue
+            expert -= self._experts.start
             tokens = picks // self._top_k
             y = self._down[expert](self._silu_and_mul(self._gate_up[expert](x_TE[tokens])))
             out_TE.index_add_(0, tokens, y * weight_TK.flatten()[picks, None])

@@ -28,30 +28,52 @@ class TritonMoe:
         moe = context.config.moe
         assert moe is not None
         hidden, size = context.config.hidden_size, moe.intermediate_size
-        part = context.tp.part(size)
+        held, part = context.experts(name, moe)
         self._tp = context.tp
         self._top_k = moe.experts_per_token
         self._normalise = moe.norm_topk_prob
-        self._num_experts = moe.num_experts
+        self._held = held
+        self._all_here = len(held) == moe.num_experts
         self._router = Linear(context.weights.take([Part(f"{name}.gate.weight", (moe.num_experts, hidden))]))
-        experts = [f"{name}.experts.{i}" for i in range(moe.num_experts)]
+        experts = [f"{name}.experts.{i}" for i in held]
         gate_up = [
             Part(f"{expert}.{projection}.weight", (size, hidden), rows=part)
             for expert in experts
             for projection in ("gate_proj", "up_proj")
         ]
         down = [Part(f"{expert}.down_proj.weight", (hidden, size), cols=part) for expert in experts]
-        self._gate_up = _load(context.weights, gate_up, moe.num_experts, fp8=fp8)
-        self._down = _load(context.weights, down, moe.num_experts, fp8=fp8)
+        self._gate_up = _load(context.weights, gate_up, len(held), fp8=fp8)
+        self._down = _load(context.weights, down, len(held), fp8=fp8)
 
     def add_to(self, residual_TE: torch.Tensor, x_TE: torch.Tensor) -> torch.Tensor:
         routing = moe_route(self._router(x_TE), self._top_k, normalise=self._normalise)
-        picks = Picks.of(routing.experts_TK, self._num_experts)
-        inner_PI = silu_and_mul(gate_up(x_TE, self._gate_up.weight, picks, self._top_k, self._gate_up.scales))
-        y_PE = down(inner_PI, self._down.weight, picks, routing.weights_TK, self._down.scales)
+        picks = self._picks(routing.experts_TK)
+        # What no expert here computes stays zero.
+        new = x_TE.new_empty if self._all_here else x_TE.new_zeros
+        both_PN = new(len(picks.sorted_P), self._gate_up.weight.shape[1])
+        gate_up(x_TE, self._gate_up.weight, picks, self._top_k, self._gate_up.scales, out_PN=both_PN)
+        y_PE = new(len(picks.sorted_P), x_TE.shape[1])
+        down(
+            silu_and_mul(both_PN),
+            self._down.weight,
+            picks,
+            routing.weights_TK,
+            self._down.scales,
+            out_PH=y_PE,
+        )
         # The sum over ranks must hold the residual once.
         added = residual_TE if self._tp.rank == 0 else None
         return self._tp.all_reduce(moe_combine(y_PE, self._top_k, added))
+
+    def _picks(self, experts_TK: torch.Tensor) -> Picks:
+        """Of the experts here, counted from the first of them; the others are one more, which has no weights."""
+        if self._all_here:
+            return Picks.of(experts_TK, len(self._held))
+        count = len(self._held)
+        here_TK = experts_TK - self._held.start
+        elsewhere_TK = (here_TK < 0) | (here_TK >= count)
+        picks = Picks.of(here_TK.masked_fill(elsewhere_TK, count), count + 1)
+        return Picks(picks.sorted_P, picks.ends_X[:count])
 
 
 def _load(source: WeightSource, parts: Sequence[Part], experts: int, *, fp8: bool) -> _Experts:
