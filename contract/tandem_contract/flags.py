@@ -96,6 +96,9 @@ class ServeFlags:
     reasoning_parser: Literal["auto", "none", "qwen3"] = flag(
         "auto", help="splits <think> into reasoning_content; auto: where the chat template knows it"
     )
+    generation_config: Literal["auto", "none"] = flag(
+        "auto", help="sampling of requests that leave it open; auto: as the model's generation_config.json has it"
+    )
     chat_template: str | None = flag(None, help="Jinja file instead of the tokenizer's template", metavar="FILE")
     log_format: Literal["text", "json"] = flag("text", help="log lines")
     log_level: Literal["debug", "info", "warning", "error"] = flag("info", help="least severe log line")

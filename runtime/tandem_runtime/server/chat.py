@@ -54,6 +54,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             await encode(model, prompt, add_special_tokens=False),
             request_id=pod.engine_request_id(request[REQUEST_ID]),
             info=model.info,
+            defaults=model.defaults,
             prompt_param="messages",
             max_tokens=body.token_limit,
             seed=past.origin.seed,

@@ -56,6 +56,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
                 prompt.token_ids,
                 request_id=pod.engine_request_id(request[REQUEST_ID]),
                 info=model.info,
+                defaults=model.defaults,
                 prompt_param="prompt",
                 max_tokens=max(1, max_tokens),
                 seed=past.origin.seed + position * body.choices,

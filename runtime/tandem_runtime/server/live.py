@@ -111,7 +111,7 @@ def record_of(
         stop_token_id=last.stop_token_id,
         held=list(delta.held),
         scored=list(scored),
-        trace=last.trace,
+        trace=choice.trace if choice.finish is not None else None,
         origin=origin,
     )
     return comment(msgspec.json.encode(record))

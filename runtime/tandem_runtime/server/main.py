@@ -29,6 +29,7 @@ from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.handoff import HandoffCaller, TicketGate, build_handoff_app
 from tandem_runtime.server.listen import bind, listen
 from tandem_runtime.server.pod import LoadedModel, Pod
+from tandem_runtime.server.sampling_defaults import NEUTRAL, SamplingDefaults
 from tandem_runtime.text.tokenizer import Tokenizer, check_presence
 
 logger = logging.getLogger(__name__)
@@ -125,13 +126,15 @@ async def drain(pod: Pod) -> None:
 
 async def _load(flags: ServeFlags, engine: PodEngine) -> LoadedModel:
     """Tokenizer and weights at the same time. Raises the `StartupError` of whichever fails first."""
+    auto = flags.generation_config == "auto"
+    defaults = SamplingDefaults.from_folder(flags.model) if auto else NEUTRAL
     reading = asyncio.to_thread(
         Tokenizer, flags.model, chat_template=flags.chat_template, stand_in=flags.load_format == "dummy"
     )
     tokenizer, _ = await asyncio.gather(reading, engine.wait_ready())
     knows_reasoning = tokenizer.template is not None and tokenizer.template.knows_reasoning
     splits = flags.reasoning_parser == "qwen3" or (flags.reasoning_parser == "auto" and knows_reasoning)
-    return LoadedModel(engine, tokenizer, splits_reasoning=splits)
+    return LoadedModel(engine, tokenizer, splits_reasoning=splits, defaults=defaults)
 
 
 def _announce(pod: Pod, loaded: LoadedModel) -> None:

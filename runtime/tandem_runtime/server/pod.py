@@ -19,6 +19,7 @@ from tandem_runtime.engine.messages import EngineStatus, SignedTicket
 from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.errors import UnavailableError
 from tandem_runtime.server.metrics import Metrics
+from tandem_runtime.server.sampling_defaults import NEUTRAL, SamplingDefaults
 from tandem_runtime.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class LoadedModel:
     engine: EngineClient
     tokenizer: Tokenizer
     splits_reasoning: bool
+    defaults: SamplingDefaults = NEUTRAL
 
     @property
     def info(self) -> EngineInfo:

@@ -57,6 +57,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
             await encode(model, prompt, add_special_tokens=False),
             request_id=pod.engine_request_id(request[REQUEST_ID]),
             info=model.info,
+            defaults=model.defaults,
             prompt_param="input",
             limit_param="max_output_tokens",
             max_tokens=body.max_output_tokens,

@@ -10,6 +10,7 @@ from tandem_runtime.core.sampling import SamplingParams, Thinking
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import EngineRequest, SignedTicket
 from tandem_runtime.server.protocol.common import SampledRequest
+from tandem_runtime.server.sampling_defaults import NEUTRAL, SamplingDefaults
 
 GREEDY_BELOW = 1e-5
 """A temperature; logits divided by less may overflow float32, and only the most likely token is left anyway."""
@@ -39,6 +40,7 @@ def to_engine_requests(
     deadline_s: float | None = None,
     tickets: Sequence[SignedTicket] = (),
     limits: Limits = Limits(),
+    defaults: SamplingDefaults = NEUTRAL,
 ) -> list[EngineRequest]:
     """One engine request per choice of one prompt; `seed` is for requests that name none, `prompt_param` and
     `limit_param` are the fields that the prompt and `max_tokens` came in.
@@ -62,11 +64,11 @@ def to_engine_requests(
             sampling=SamplingParams(
                 max_tokens=limit,
                 min_tokens=request.min_tokens,
-                temperature=_temperature(request.temperature),
-                top_p=_or(request.top_p, 1.0),
-                top_k=max(0, request.top_k or 0),
-                min_p=_or(request.min_p, 0.0),
-                repetition_penalty=_or(request.repetition_penalty, 1.0),
+                temperature=_temperature(_or(request.temperature, defaults.temperature)),
+                top_p=_or(request.top_p, defaults.top_p),
+                top_k=max(0, defaults.top_k if request.top_k is None else request.top_k),
+                min_p=_or(request.min_p, defaults.min_p),
+                repetition_penalty=_or(request.repetition_penalty, defaults.repetition_penalty),
                 presence_penalty=_or(request.presence_penalty, 0.0),
                 frequency_penalty=_or(request.frequency_penalty, 0.0),
                 logit_bias=logit_bias,
@@ -132,9 +134,7 @@ def _logit_bias(bias: dict[str, float], info: EngineInfo) -> dict[int, float]:
     return converted
 
 
-def _temperature(asked: float | None) -> float:
-    if asked is None:
-        return 1.0
+def _temperature(asked: float) -> float:
     return asked if asked >= GREEDY_BELOW else 0.0
 
 
