@@ -158,7 +158,7 @@ class ScriptedEngine:
                     finish_reason=("stop" if stopped else "length") if last else None,
                     stop_token_id=token_id if stopped else None,
                     cached_tokens=3,
-                    trace=TRACE if last or position == 0 else None,
+                    trace=TRACE if last or not outputs else None,
                 )
             )
             if last:
