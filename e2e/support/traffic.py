@@ -1,0 +1,75 @@
+"""Traffic without pause through all that a test does to a service, and what became of every request."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.services import API_KEYS, Service, eventually
+from tandem_cluster.kubectl import Kubectl
+
+IMAGE = "localhost/tandem-e2e/operator:1"
+NAME = "traffic"
+_DRIVER = Path(__file__).with_name("driver.py")
+_FOLDER = "/etc/driver"
+
+
+@dataclass(frozen=True)
+class Request:
+    began: float
+    """Unix seconds, as `ended`."""
+    ended: float
+    problem: str | None
+    reconnects: int
+
+
+@dataclass(frozen=True)
+class Traffic:
+    kubectl: Kubectl
+
+    def start(self, service: Service, cases: Sequence[dict[str, Any]]) -> None:
+        files = {"driver.py": _DRIVER.read_text(), "cases.json": json.dumps(cases)}
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": files}
+        self.kubectl.apply(config, _pod(service.url))
+        eventually(lambda: bool(self.requests()), lambda: self.kubectl("describe", "pod", NAME), 60)
+
+    @property
+    def node(self) -> str:
+        return str(self.kubectl.get("pod", NAME)["spec"]["nodeName"])
+
+    def requests(self, since: float = 0.0) -> list[Request]:
+        """Those that ended after `since`."""
+        lines = self.kubectl("logs", NAME).splitlines()
+        found = [Request(**json.loads(line)) for line in lines if line.startswith("{")]
+        return [request for request in found if request.ended > since]
+
+    def failures(self, since: float = 0.0) -> list[Request]:
+        """After a wait for every request that was under way."""
+        now = time.time()
+        eventually(lambda: sum(r.began > now for r in self.requests()) > 2, lambda: self.kubectl("logs", NAME), 60)
+        return [request for request in self.requests(since) if request.problem is not None]
+
+    def run(self, *command: str) -> str:
+        """Output of a command beside the driver, inside the cluster."""
+        return self.kubectl("exec", NAME, "--", *command)
+
+
+def _pod(url: str) -> dict[str, Any]:
+    container = {
+        "name": NAME,
+        "image": IMAGE,
+        "command": ["python", f"{_FOLDER}/driver.py", url, f"{_FOLDER}/cases.json"],
+        "env": [{"name": "API_KEY", "valueFrom": {"secretKeyRef": {"name": API_KEYS, "key": API_KEYS}}}],
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        "volumeMounts": [{"name": "driver", "mountPath": _FOLDER}],
+    }
+    spec = {
+        "terminationGracePeriodSeconds": 0,
+        "containers": [container],
+        "volumes": [{"name": "driver", "configMap": {"name": NAME}}],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": NAME}, "spec": spec}
