@@ -153,6 +153,7 @@ class GatewayFlags:
     status_interval: float = flag(0.5, help="seconds between status polls of each pod")
     drain_timeout: float = flag(30.0, help="seconds in-flight answers may go on after SIGTERM")
     cors_origin: tuple[str, ...] = flag((), help="origins browsers may call from; default: none")
+    ui: bool = flag(True, help="serve a chat page and a live view of the pods at /ui")
     log_format: Literal["text", "json"] = flag("text", help="log lines")
     log_level: Literal["debug", "info", "warning", "error"] = flag("info", help="least severe log line")
 

@@ -22,6 +22,7 @@ from tandem_gateway.fleet import Fleet
 from tandem_gateway.metrics import GatewayMetrics
 from tandem_gateway.prompt import Prompt, parse
 from tandem_gateway.proxy import Proxy
+from tandem_gateway.ui.routes import Page
 
 log = logging.getLogger("tandem_gateway.access")
 
@@ -64,6 +65,7 @@ class GatewayApp:
         *,
         keys: ReloadingFile[ApiKeys] | None,
         cors: Cors,
+        page: Page | None,
         max_body_bytes: int,
         max_in_flight: int,
     ) -> None:
@@ -72,6 +74,8 @@ class GatewayApp:
         self._metrics = metrics
         self._keys = keys
         self._cors = cors
+        self._page = page
+        self._no_key_routes = NO_KEY_ROUTES + (page.open_paths if page else ())
         self._max_body_bytes = max_body_bytes
         self._max_in_flight = max_in_flight
         self._started = int(time.time())
@@ -89,6 +93,8 @@ class GatewayApp:
         app.router.add_get("/v1/models/{model:.+}", self._model, allow_head=False)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
+        if self._page is not None:
+            self._page.add_to(app.router)
         if self._cors.origins:
             for path in (*GENERATE_ROUTES, *TEXT_ROUTES, "/v1/models", "/v1/models/{model:.+}", "/openapi.json"):
                 app.router.add_options(path, self._cors.preflight)
@@ -117,7 +123,7 @@ class GatewayApp:
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in PROBES or request.method == "OPTIONS":
             return await handler(request)
-        if request.path not in NO_KEY_ROUTES:
+        if request.path not in self._no_key_routes:
             self._check_key(request)
         if self.draining:
             raise errors.ShuttingDown("The gateway is shutting down.")

@@ -81,6 +81,11 @@ class Fleet:
     def can_answer(self) -> bool:
         return any(pod.state == "ready" and pod.status and pod.status.role != "prefill" for pod in self._pods.values())
 
+    def snapshot(self) -> list[dict[str, str | int]]:
+        """What is known of every pod, for people to look at, decode pods last."""
+        pods = sorted(self._pods.values(), key=lambda pod: (_role(pod) != "prefill", pod.key))
+        return [pod.snapshot() for pod in pods]
+
     def models(self) -> Collection[str]:
         return served_models(pod.view(Prompt()) for pod in self._pods.values())
 

@@ -27,6 +27,7 @@ from tandem_gateway.fleet import Fleet
 from tandem_gateway.kubernetes import ApiServer, WatchedEndpoints
 from tandem_gateway.metrics import GatewayMetrics
 from tandem_gateway.proxy import Limits, Proxy
+from tandem_gateway.ui.routes import Page
 
 log = logging.getLogger("tandem_gateway")
 
@@ -90,6 +91,7 @@ async def serving(flags: GatewayFlags, endpoints: Endpoints) -> AsyncIterator[Ga
         metrics,
         keys=keys,
         cors=Cors(flags.cors_origin),
+        page=Page(fleet) if flags.ui else None,
         max_body_bytes=flags.max_body_bytes,
         max_in_flight=flags.max_in_flight,
     )

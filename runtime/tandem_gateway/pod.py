@@ -74,6 +74,14 @@ class Pod:
             known_blocks=self._sent.known(prompt.blocks),
         )
 
+    def snapshot(self) -> dict[str, str | int]:
+        status = self.status
+        known: dict[str, str | int] = {"name": self.key, "role": self.endpoint.role, "running": 0, "waiting": 0}
+        if status is not None:
+            known |= {"name": status.name, "role": status.role, "running": status.running, "waiting": status.waiting}
+            known |= {"kv_pages_used": status.kv_pages_used, "kv_pages_total": status.kv_pages_total}
+        return {"address": self.key, "state": self.state, "in_flight": self.in_flight, **known}
+
     def sent(self, prompt: Prompt) -> None:
         self._sent.add(prompt.blocks)
         self._tokens_since_poll += prompt.tokens

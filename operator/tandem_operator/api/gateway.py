@@ -53,6 +53,7 @@ class GatewaySpec(ApiModel):
     strategy: Literal["PrefixAware", "LeastLoaded", "RoundRobin"] = Field(
         "PrefixAware", description="How pods are picked."
     )
+    ui: bool = Field(True, description="Whether /ui has a chat page and a live view of the pods.")
     auth: Auth = section(Auth, "Who may call.")
     service: GatewayService = section(GatewayService, "How the gateway is reached.")
     template: PodTemplate = section(PodTemplate, "Pod fields.")

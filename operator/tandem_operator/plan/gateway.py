@@ -117,6 +117,7 @@ def gateway_template(service: Service, installation: Installation) -> Manifest:
         api_key_file=f"{API_KEYS}/{keys.key}" if keys else None,
         ticket_key_file=f"{TICKET_KEYS}/{FILE}",
         drain_timeout=drain_seconds(spec.template),
+        ui=spec.ui,
         log_format="json",
     )
     mounts = [{"name": "ticket-key", "mountPath": TICKET_KEYS, "readOnly": True}]

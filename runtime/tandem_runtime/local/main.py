@@ -187,6 +187,7 @@ def _addresses(options: FleetOptions) -> str:
     url = _url(options)
     return (
         f"\nAPI:     {url}/v1\n"
+        f"Page:    {url}/ui\n"
         f"Metrics: http://{reachable(options.host)}:{options.metrics_port}/metrics\n"
         f"Try:     curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
         f'           -d \'{{"model": "{_served_name(options.engine)}", "stream": true, '
