@@ -188,6 +188,20 @@ async def test_refusals_name_the_field(client: openai.AsyncOpenAI, fields: dict[
     assert refusal.value.param == param
 
 
+async def test_a_schema_reaches_the_engine(server: Server, client: openai.AsyncOpenAI) -> None:
+    schema: Any = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    text: Any = {"format": {"type": "json_schema", "name": "one", "schema": schema, "strict": True}}
+    answer = await client.responses.create(model="tiny", input="Hi", text=text)
+    assert '"required"' in server.engine.requests[-1].sampling.grammar
+    assert answer.text is not None
+    assert answer.text.model_dump()["format"]["name"] == "one"
+    assert server.engine.requests[-1].sampling.grammar_param == "text.format"
+    text["format"]["schema"] = {"type": "integer", "minimum": 2**60}
+    with pytest.raises(openai.BadRequestError) as refusal:
+        await client.responses.create(model="tiny", input="Hi", text=text)
+    assert refusal.value.param == "text.format"
+
+
 async def test_a_broken_stream_ends_as_failed(server: Server, http: aiohttp.ClientSession) -> None:
     server.engine.break_after = 3
     events = await events_of(http)

@@ -33,6 +33,7 @@ from tandem_runtime.server.protocol.answers import (
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.chat import ChatRequest
 from tandem_runtime.server.protocol.convert import Limits, check_choices, to_engine_requests
+from tandem_runtime.server.protocol.structure import Structure
 from tandem_runtime.server.sse import DONE, error_event, event
 from tandem_runtime.text.detokenize import TokenBytes
 from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
@@ -61,7 +62,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             logprobs=body.alternatives,
             deadline_s=pod.flags.request_timeout - past.elapsed_s,
             tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
-            limits=_limits(model, prompt, body),
+            limits=limits_for(body.structure(), model, prompt),
         )
         choices = [
             ChoiceRequest(_choice(index, model, prompt, body), engine_request)
@@ -85,8 +86,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         return await exchange.answer(request)
 
 
-def _limits(model: LoadedModel, prompt: str, body: ChatRequest) -> Limits:
-    structure = body.structure()
+def limits_for(structure: Structure | None, model: LoadedModel, prompt: str) -> Limits:
+    """Of an answer to a rendered conversation, which may begin with a thought."""
     if structure is None:
         return Limits()
     return Limits(combine(structure.part), structure.param, _thinking(model, prompt))

@@ -6,21 +6,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.protocol.base import JsonObject, RequestModel, ignored, not_supported
 from tandem_runtime.server.protocol.common import SampledRequest, TokenCount
 from tandem_runtime.server.protocol.messages import Message
 from tandem_runtime.server.protocol.response_input import InputItems, to_messages
+from tandem_runtime.server.protocol.structure import (
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    JsonSchemaSpec,
+    Structure,
+    StructuredRequest,
+    TextFormat,
+)
 
 Include = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 _STATELESS = "nothing is stored; send the conversation so far in 'input'"
 
 
-class PlainText(RequestModel):
-    type: Literal["text"]
+class SchemaFormat(JsonSchemaSpec):
+    type: Literal["json_schema"]
 
 
 class TextOptions(RequestModel):
-    format: PlainText | None = not_supported("structured output")
+    format: Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
     verbosity: None = not_supported("verbosity")
 
 
@@ -71,6 +80,24 @@ class ResponsesRequest(SampledRequest):
     @property
     def messages(self) -> list[Message]:
         return to_messages(self.input, self.instructions)
+
+    def structure(self) -> Structure | None:
+        """Raises `RequestError`."""
+        asked: Any = self.text.format if self.text is not None else None
+        if isinstance(asked, SchemaFormat):
+            asked = JsonSchemaFormat(type="json_schema", json_schema=asked)
+        try:
+            structure = StructuredRequest.model_construct(response_format=asked).structure()
+        except RequestError as error:
+            error.param = "text.format"
+            raise
+        return None if structure is None else structure._replace(param="text.format")
+
+    @property
+    def text_format(self) -> dict[str, Any]:
+        """As the answer repeats it."""
+        asked = self.text.format if self.text is not None else None
+        return {"format": {"type": "text"} if asked is None else asked.model_dump(by_alias=True, exclude_none=True)}
 
     @property
     def alternatives(self) -> int | None:
