@@ -131,6 +131,9 @@ GATEWAY = Row(
               {"{{role}} {{exported_pod}}": rate(m.GATEWAY_PICKS, by="role, exported_pod")}, "reqps"),
         Panel("Retries", "Attempts after the first, by the first one's failure.",
               {"{{reason}}": rate(m.GATEWAY_RETRIES, by="reason")}, "ops", stacked=True),
+        Panel("Streams that lost their pod", "Resumed at another decode pod without the client noticing; or lost.", {
+            "resumed: {{cause}}": rate(m.GATEWAY_STREAM_RESUMES, by="cause"),
+            "lost: {{reason}}": rate(m.GATEWAY_STREAMS_LOST, by="reason")}, "ops"),
         Panel("Prefix affinity", "Share of prompt blocks that the picked pod had.",
               {"found": share(rate(m.GATEWAY_PREFIX_BLOCKS, 'found="true"'), rate(m.GATEWAY_PREFIX_BLOCKS))},
               "percentunit", most=1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,6 +15,7 @@ import pytest
 from processes.asking import completion_body, random_prompt
 from processes.streaming import Heard, listen
 from support.serving import EnginePod, Fleet, Process
+from tandem_contract import headers
 from tandem_contract import metrics as names
 
 pytestmark = pytest.mark.processes
@@ -105,3 +107,78 @@ async def test_fifty_streams_and_random_kills(fleet: Fleet) -> None:
         assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
         for pod in (*pods, prefill):
             pod.wait_idle()
+
+
+async def test_drained_frozen_and_hostile(fleet: Fleet) -> None:
+    """One fleet for three stories, as starting it takes longest."""
+    with serving(fleet, 2) as (gateway, pods, prefill):
+        asked = bodies(3, 20, max_tokens=300)
+        undisturbed = [heard.said() for heard in await all_heard(gateway.url, asked)]
+
+        # A pod that is told to end hands its streams over at once, and ends long before its drain timeout.
+        hearing = asyncio.create_task(all_heard(gateway.url, asked))
+        await until(lambda: min(pod.status()["running"] for pod in pods) >= 3)
+        began = time.monotonic()
+        assert await asyncio.to_thread(pods[0].stop) == 0
+        assert time.monotonic() - began < pods[0].flags.drain_timeout / 2
+        assert [heard.said() for heard in await hearing] == undisturbed
+        assert gateway.metric(names.GATEWAY_STREAM_RESUMES, cause="leaving") >= 3
+        pods[0] = fleet.again(pods[0])
+        await asyncio.to_thread(pods[0].wait_ready)
+        await until(lambda: ready_decodes(gateway) == 2)
+
+        # A frozen pod says nothing, and its connections stay open.
+        hearing = asyncio.create_task(all_heard(gateway.url, asked))
+        await until(lambda: min(pod.status()["running"] for pod in pods) >= 3)
+        pods[1].signal(signal.SIGSTOP)
+        assert [heard.said() for heard in await hearing] == undisturbed
+        assert gateway.metric(names.GATEWAY_STREAM_RESUMES, cause="pod_down") >= 3
+        pods[1].signal(signal.SIGCONT)
+        await until(lambda: ready_decodes(gateway) == 2)
+
+        # What a client says about streams is neither heard nor passed on.
+        body = asked[0] | {"records": [{"outputs": [[1]]}]}
+        forged = {headers.STREAM: "resume", headers.SIGNATURE: "1.x"}
+        async with session() as client:
+            assert (await listen(client, gateway.url, asked[0], headers=forged)).said() == undisturbed[0]
+            async with client.post(gateway.url + "/v1/completions", json=body, headers=forged) as answer:
+                assert (answer.status, "records" in await answer.text()) == (400, True)
+            async with client.post(pods[0].url + "/v1/completions", json=asked[0], headers=forged) as answer:
+                assert answer.status == 401
+            live = {headers.STREAM: "live", headers.SIGNATURE: "1.x"}
+            assert (await listen(client, pods[0].url, asked[0], headers=live)).done == 1
+        assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
+        for pod in (*pods, prefill):
+            pod.wait_idle()
+
+
+async def test_the_only_decode_pod_dies(fleet: Fleet) -> None:
+    """A patient gateway waits until the pod is back; an impatient one says so; a client may leave meanwhile."""
+    with serving(fleet, 1, resume_timeout=120.0) as (gateway, pods, _):
+        impatient = fleet.gateway(pods, [], resume_timeout=1.0, **TICKING)
+        impatient.wait_ready()
+        body, left = bodies(4, 2, max_tokens=1500)
+        [undisturbed] = await all_heard(gateway.url, [body])
+        tokens = pods[0].metric(names.GENERATION_TOKENS)
+        hearing, leaving, told = (
+            asyncio.create_task(all_heard(url, [asked]))
+            for url, asked in ((gateway.url, body), (gateway.url, left), (impatient.url, body))
+        )
+        await until(lambda: pods[0].status()["running"] == 3)
+        await until(lambda: pods[0].metric(names.GENERATION_TOKENS) >= tokens + 60)
+        pods[0].kill()
+
+        [heard] = await told
+        assert (heard.done, heard.error["code"]) == (0, "no_pod_available")
+        assert undisturbed.text[0].startswith(heard.text[0])
+        assert impatient.metric(names.GATEWAY_STREAMS_LOST, reason="no_pod") == 1
+        impatient.kill()
+
+        assert gateway.metric(names.GATEWAY_IN_FLIGHT) == 2
+        leaving.cancel()
+        await until(lambda: gateway.metric(names.GATEWAY_IN_FLIGHT) == 1)
+        pods[0] = fleet.again(pods[0])
+        await asyncio.to_thread(pods[0].wait_ready)
+        assert (await hearing)[0].said() == undisturbed.said()
+        assert gateway.metric(names.GATEWAY_STREAM_RESUMES) == 1
+        pods[0].wait_idle()

@@ -21,6 +21,7 @@ from tandem_runtime.text.tokenizer import Tokenizer
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 HELLO = [{"role": "user", "content": "hi"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 def user(content: Any) -> list[dict[str, Any]]:
@@ -97,8 +98,12 @@ async def refused(http: aiohttp.ClientSession, path: str, body: Any) -> tuple[in
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
         ({"chat_template_kwargs": nested(600)}, "chat_template_kwargs"),
         ({"priority": 2**40}, "priority"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [TOOL]}, "tools"),  # the tiny model's template has none
+        ({"tools": [TOOL, TOOL]}, None),
+        ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools[0].function.name"),
+        ({"tool_choice": "required"}, None),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, None),
         ({"functions": [{}]}, "functions"),
         ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
@@ -117,7 +122,11 @@ async def refused(http: aiohttp.ClientSession, path: str, body: Any) -> tuple[in
         ({"modalities": ["audio"]}, "modalities"),
         ({"store": True}, "store"),
         ({"service_tier": "flex"}, "service_tier"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+        ({"reasoning_effort": "low", "thinking_budget": 5}, None),
+        ({"reasoning_effort": "none", "enable_thinking": True}, None),
+        ({"thinking_budget": -1}, "thinking_budget"),
+        ({"chat_template_kwargs": {"thinking_budget": "5"}}, None),
         ({"guided_json": []}, "guided_json"),
         ({"guided_decoding_backend": "xgrammar"}, "guided_decoding_backend"),
         ({"model": 7}, "model"),

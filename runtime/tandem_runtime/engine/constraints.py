@@ -21,6 +21,10 @@ class Constraining:
             self._library, max_num_seqs=config.max_num_seqs, vocab_size=config.model.vocab_size
         )
 
+    def wait(self) -> None:
+        """Until nothing is left to be read; before the engine runs, which must not stand still for seconds."""
+        self._library.wait()
+
     def close(self) -> None:
         self.table.close()
         self._library.close()

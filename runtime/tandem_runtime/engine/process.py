@@ -103,6 +103,8 @@ def _serve(
             constraints=constraining.table if constraining else None,
         )
     )
+    if constraining is not None:
+        constraining.wait()
     num_pages = min([leader.runner.num_pages, *(worker.wait_ready() for worker in workers)])
     incarnation = secrets.token_hex(8)
     layout_fingerprint = fingerprint(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,6 +23,10 @@ class GrammarLibrary:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler")
         self._compiler = self._thread.submit(make_compiler)
+
+    def wait(self) -> None:
+        """Until the compiler is there, or cannot be: llguidance holds the GIL while it reads a vocabulary."""
+        concurrent.futures.wait([self._compiler])
 
     def __contains__(self, grammar: str) -> bool:
         with self._lock:

@@ -58,6 +58,34 @@ def of_grammar(text: str) -> Part:
         raise GrammarError(f"neither Lark nor GBNF: {error}") from error
 
 
+def of_tool_calls(arguments: Mapping[str, Part], *, text_between: bool, most_one: bool) -> Part:
+    """Calls in the hermes format of functions by name; `arguments`: from `of_json_schema`.
+
+    `text_between`: any text may come before, between and after calls, none included.
+    """
+    rules = [f"args_{i}: %json {json.dumps(part['json_schema'])}" for i, part in enumerate(arguments.values())]
+    names = [json.dumps(f'{{"name": {json.dumps(name)}, "arguments": ') for name in arguments]
+    functions = " | ".join(f"{name} args_{i}" for i, name in enumerate(names))
+    rules += [
+        f"function: {functions}",
+        r'body: "\n" function "}\n</tool_call>"',
+    ]
+    if text_between:
+        rules += [
+            f"start: (before body){'?' if most_one else '*'} after",
+            # The text before a call ends with its tag; the text after the last has none.
+            r'before[lazy]: /(.|\n)*/ "<tool_call>"',
+            "after: AFTER",
+            r"AFTER: /(.|\n)*/ & ~/(.|\n)*<tool_call>(.|\n)*/",
+        ]
+    else:
+        rules += [
+            "start: call" if most_one else r'start: call ("\n" call)*',
+            'call: "<tool_call>" body',
+        ]
+    return {"lark_grammar": "\n".join(rules)}
+
+
 def combine(*alternatives: Part) -> str:
     """The text of a grammar: any one of `alternatives`."""
     if len(alternatives) == 1:

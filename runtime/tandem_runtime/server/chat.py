@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
 
 from aiohttp import web
@@ -21,6 +22,7 @@ from tandem_runtime.server.logprobs import for_chat
 from tandem_runtime.server.pod import LoadedModel
 from tandem_runtime.server.prompts import encode, render_chat
 from tandem_runtime.server.protocol.answers import (
+    CalledFunction,
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
@@ -28,6 +30,8 @@ from tandem_runtime.server.protocol.answers import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
+    MessageToolCall,
+    ToolCallPiece,
     Usage,
 )
 from tandem_runtime.server.protocol.base import parse
@@ -37,6 +41,7 @@ from tandem_runtime.server.protocol.structure import Structure
 from tandem_runtime.server.sse import DONE, error_event, event
 from tandem_runtime.text.detokenize import TokenBytes
 from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
+from tandem_runtime.text.tool_calls import CallDelta, ToolCallParser
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -48,7 +53,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     with pod.flight():
         check_choices(body.choices, 1, model.info)
         prompt = render_chat(
-            model, body.messages, template_kwargs=body.chat_template_kwargs, enable_thinking=body.enable_thinking
+            model,
+            body.messages,
+            template_kwargs=body.template_variables,
+            enable_thinking=body.thinks,
+            tools=body.template_tools,
         )
         engine_requests = to_engine_requests(
             body,
@@ -62,7 +71,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             logprobs=body.alternatives,
             deadline_s=pod.flags.request_timeout - past.elapsed_s,
             tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
-            limits=limits_for(body.structure(), model, prompt),
+            limits=_limits(model, prompt, body),
         )
         choices = [
             ChoiceRequest(_choice(index, model, prompt, body), engine_request)
@@ -86,21 +95,38 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         return await exchange.answer(request)
 
 
-def limits_for(structure: Structure | None, model: LoadedModel, prompt: str) -> Limits:
+def _limits(model: LoadedModel, prompt: str, body: ChatRequest) -> Limits:
+    structure = body.structure()
+    calls = body.call_grammar(beside_format=structure is not None)
+    thinking = thinking_of(model, prompt, body.budget)
+    if calls is None:
+        return limits_for(structure, thinking)
+    if structure is None or body.must_call:
+        return Limits(combine(calls), "tools", thinking)
+    return Limits(combine(structure.part, calls), structure.param, thinking)
+
+
+def limits_for(structure: Structure | None, thinking: Thinking | None) -> Limits:
     """Of an answer to a rendered conversation, which may begin with a thought."""
-    if structure is None:
-        return Limits()
-    return Limits(combine(structure.part), structure.param, _thinking(model, prompt))
+    return (
+        Limits(thinking=thinking) if structure is None else Limits(combine(structure.part), structure.param, thinking)
+    )
 
 
-def _thinking(model: LoadedModel, prompt: str) -> Thinking | None:
+def thinking_of(model: LoadedModel, prompt: str, budget: int | None) -> Thinking | None:
     """Where a thought may come before the answer; None where none can."""
     state = state_after_prompt(prompt)
     tokens = model.tokenizer.thinking_tokens() if model.splits_reasoning else None
+    if tokens is None and budget:
+        raise RequestError("the model does not think, so there is no thought to limit", param="thinking_budget")
     if tokens is None or state == "answering":
         return None
     return Thinking(
-        open_id=tokens.open_id, close_id=tokens.close_id, break_ids=tokens.break_ids, begun=state == "thinking"
+        open_id=tokens.open_id,
+        close_id=tokens.close_id,
+        break_ids=tokens.break_ids,
+        begun=state == "thinking",
+        budget=budget,
     )
 
 
@@ -109,9 +135,15 @@ def _choice(index: int, model: LoadedModel, prompt: str, body: ChatRequest) -> C
         index,
         model.tokenizer.detokenizer(),
         reasoning=ReasoningParser(state_after_prompt(prompt)) if model.splits_reasoning else None,
+        tools=_tool_calls(body),
         stops=body.stops,
         min_tokens=body.min_tokens,
     )
+
+
+def _tool_calls(body: ChatRequest) -> ToolCallParser | None:
+    names = {function.name for function in body.callable_functions}
+    return ToolCallParser(names, at_most=body.most_calls) if names else None
 
 
 class ChatFormat:
@@ -131,7 +163,11 @@ class ChatFormat:
         return event(self._chunk([ChatChunkChoice(index=choice.index, delta=delta)], usage))
 
     def chunk(self, choice: Choice, delta: Delta, usage: ChunkUsage, trace: Trace) -> bytes:
-        text = ChatDelta(content=delta.content or UNSET, reasoning_content=delta.reasoning or UNSET)
+        text = ChatDelta(
+            content=delta.content or UNSET,
+            reasoning_content=delta.reasoning or UNSET,
+            tool_calls=[self._piece(choice, call) for call in delta.calls] or UNSET,
+        )
         logprobs = self._logprobs(delta.scored) if delta.scored else None
         piece = ChatChunkChoice(index=choice.index, delta=text, logprobs=logprobs, finish_reason=delta.finish)
         return event(self._chunk([piece], usage, trace))
@@ -159,15 +195,41 @@ class ChatFormat:
 
     def _whole(self, one: Collected) -> ChatChoice:
         reasoning, content = "".join(one.reasoning), "".join(one.content)
+        calls = self._calls(one)
         assert one.choice.finish is not None
         return ChatChoice(
             index=one.choice.index,
             message=ChatMessage(
-                content=content if content or not reasoning else None, reasoning_content=reasoning or None
+                content=content if content or not (reasoning or calls) else None,
+                reasoning_content=reasoning or None,
+                tool_calls=calls,
             ),
             logprobs=self._logprobs(one.scored),
             finish_reason=one.choice.finish,
         )
+
+    def _piece(self, choice: Choice, call: CallDelta) -> ToolCallPiece:
+        if call.name is None:
+            return ToolCallPiece(index=call.index, function=CalledFunction(arguments=call.arguments))
+        return ToolCallPiece(
+            index=call.index,
+            function=CalledFunction(arguments=call.arguments, name=call.name),
+            id=self._call_id(choice, call.index),
+            type="function",
+        )
+
+    def _calls(self, one: Collected) -> list[MessageToolCall]:
+        calls: list[MessageToolCall] = []
+        for delta in one.calls:
+            if delta.name is not None:
+                function = CalledFunction(arguments="", name=delta.name)
+                calls.append(MessageToolCall(id=self._call_id(one.choice, delta.index), function=function))
+            calls[delta.index].function.arguments += delta.arguments
+        return calls
+
+    def _call_id(self, choice: Choice, index: int) -> str:
+        """The same on every pod that takes part in a stream."""
+        return f"call_{uuid.uuid5(uuid.NAMESPACE_OID, f'{self._id}/{choice.index}/{index}').hex[:24]}"
 
     def _logprobs(self, scored: Sequence[Scored]) -> ChatLogprobs | None:
         return None if self._token_bytes is None else for_chat(scored, self._token_bytes)

@@ -13,8 +13,9 @@ from tandem_runtime.engine.messages import EngineOutput
 from tandem_runtime.text.detokenize import IncrementalDetokenizer
 from tandem_runtime.text.reasoning import ReasoningParser
 from tandem_runtime.text.stops import StopMatcher
+from tandem_runtime.text.tool_calls import CallDelta, Found, ToolCallParser
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class Scored(NamedTuple):
@@ -29,6 +30,7 @@ class Delta:
 
     reasoning: str = ""
     content: str = ""
+    calls: list[CallDelta] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
     finish: Finish | None = None
     outputs: list[EngineOutput] = field(default_factory=list)
@@ -37,7 +39,7 @@ class Delta:
     """Logprobs that wait for their text to be shown."""
 
     def __bool__(self) -> bool:
-        return bool(self.reasoning or self.content or self.scored or self.finish)
+        return bool(self.reasoning or self.content or self.calls or self.scored or self.finish)
 
 
 class Choice:
@@ -52,6 +54,7 @@ class Choice:
         detokenizer: IncrementalDetokenizer,
         *,
         reasoning: ReasoningParser | None = None,
+        tools: ToolCallParser | None = None,
         stops: Sequence[str] = (),
         min_tokens: int = 0,
         max_tokens: int | None = None,
@@ -65,6 +68,7 @@ class Choice:
         self.finish: Finish | None = None
         self._detokenizer = detokenizer
         self._reasoning = reasoning
+        self._tools = tools
         self._stops = StopMatcher(stops)
         self._min_tokens = min_tokens
         self._max_tokens = max_tokens
@@ -90,10 +94,15 @@ class Choice:
         self._take(output, delta)
         if self._stops.stopped:
             delta.finish = "stop"
+        elif self._calls_done:
+            delta.content += self._stops.flush()
+            delta.finish = "tool_calls"
         elif output.finish_reason is not None:
             self._flush(delta)
             stopped = self._stops.stopped or (output.finish_reason == "stop" and self._max_tokens != 0)
             delta.finish = "stop" if stopped else "length"
+            if delta.finish == "stop" and self._tools is not None and self._tools.calls:
+                delta.finish = "tool_calls"
         self.finish = delta.finish
         self._release(delta)
         delta.outputs = [*self._silent, output]
@@ -121,10 +130,25 @@ class Choice:
                 reasoning, text = self._reasoning.push(text)
                 delta.reasoning += reasoning
             self._feed(text, delta)
-            if self._stops.stopped:
+            if self._stops.stopped or self._calls_done:
                 return
 
+    @property
+    def _calls_done(self) -> bool:
+        """Whether the answer ends here because no more calls are wanted."""
+        return self._tools is not None and self._tools.done
+
     def _feed(self, text: str, delta: Delta) -> None:
+        if self._tools is None:
+            self._show(text, delta)
+        else:
+            self._find(self._tools.push(text), delta)
+
+    def _find(self, found: Found, delta: Delta) -> None:
+        delta.calls += found.calls
+        self._show(found.content, delta)
+
+    def _show(self, text: str, delta: Delta) -> None:
         self._fed += len(text)
         delta.content += text if self.completion_tokens <= self._min_tokens else self._stops.push(text)
 
@@ -133,6 +157,8 @@ class Choice:
             reasoning, text = self._reasoning.flush()
             delta.reasoning += reasoning
             self._feed(text, delta)
+        if self._tools is not None:
+            self._find(self._tools.flush(), delta)
         delta.content += self._stops.flush()
 
     def _release(self, delta: Delta) -> None:

@@ -24,6 +24,7 @@ from tandem_runtime.server.live import Past, record_of, take_up
 from tandem_runtime.server.pod import Pod
 from tandem_runtime.server.protocol.answers import Usage, usage
 from tandem_runtime.server.protocol.common import UsageInChunks
+from tandem_runtime.text.tool_calls import CallDelta
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +49,13 @@ class Collected:
     choice: Choice
     reasoning: list[str] = field(default_factory=list)
     content: list[str] = field(default_factory=list)
+    calls: list[CallDelta] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
 
     def add(self, delta: Delta) -> None:
         self.reasoning.append(delta.reasoning)
         self.content.append(delta.content)
+        self.calls += delta.calls
         self.scored += delta.scored
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tandem_runtime.core.errors import RequestError
@@ -20,17 +20,20 @@ def render_chat(
     *,
     template_kwargs: Mapping[str, Any] | None,
     enable_thinking: bool | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """The prompt as text. Raises `RequestError`."""
     template = model.tokenizer.template
     if template is None:
         raise RequestError("the model has no chat template; use /v1/completions", param="messages")
+    if tools and not template.knows_tools:
+        raise RequestError("the model's chat template has no tools in the hermes format", param="tools")
     variables = dict(template_kwargs or {})
     if enable_thinking is not None and "enable_thinking" in template.variables:
         variables["enable_thinking"] = enable_thinking
     elif enable_thinking:
         raise RequestError("the model's chat template has no thinking to enable", param="enable_thinking")
-    return template.render(for_template(messages), variables=variables)
+    return template.render(for_template(messages), tools=tools, variables=variables)
 
 
 async def encode(model: LoadedModel, text: str, *, add_special_tokens: bool) -> list[int]:

@@ -12,7 +12,7 @@ from tandem_contract import headers
 
 from tandem_runtime.core.errors import RequestError
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.server.chat import limits_for
+from tandem_runtime.server.chat import limits_for, thinking_of
 from tandem_runtime.server.choice import Choice, Delta, Scored
 from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
@@ -66,7 +66,7 @@ async def create_response(request: web.Request) -> web.StreamResponse:
             logprobs=body.alternatives,
             deadline_s=pod.flags.request_timeout - past.elapsed_s,
             tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
-            limits=limits_for(body.structure(), model, prompt),
+            limits=limits_for(body.structure(), thinking_of(model, prompt, budget=None)),
         )
         choice = Choice(
             0,

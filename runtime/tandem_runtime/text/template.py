@@ -14,6 +14,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tandem_runtime.core.errors import RequestError, StartupError
+from tandem_runtime.text import tool_calls
 from tandem_runtime.text.reasoning import OPEN
 
 _OWN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
@@ -33,6 +34,8 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self.variables = variables - _OWN_VARIABLES - set(special_tokens) - set(environment.globals)
         """What `chat_template_kwargs` may set; the template reads nothing else."""
+        self.knows_tools = tool_calls.OPEN in source and "<function=" not in source
+        """Whether it describes tools and asks for calls in the hermes format."""
         self.knows_reasoning = OPEN in source
         """Whether the model's answers may begin with a `<think>` block."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -47,12 +47,35 @@ class ChatLogprobs(_Answer):
     refusal: None = None
 
 
+ChatFinish = Literal["stop", "length", "tool_calls"]
+
+
+class CalledFunction(_Answer):
+    arguments: str
+    """JSON text, or a part of it."""
+    name: str | UnsetType = UNSET
+    """In a stream: with the first part."""
+
+
+class MessageToolCall(_Answer):
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
+class ToolCallPiece(_Answer):
+    index: int
+    function: CalledFunction
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class ChatMessage(_Answer):
     content: str | None
     """Null when the answer ended inside its reasoning."""
     reasoning_content: str | None
     role: Literal["assistant"] = "assistant"
-    tool_calls: list[dict[str, Any]] = []
+    tool_calls: list[MessageToolCall] = []
     refusal: None = None
 
 
@@ -60,7 +83,7 @@ class ChatChoice(_Answer):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: ChatFinish
 
 
 class ChatCompletion(_Answer, kw_only=True):
@@ -77,13 +100,14 @@ class ChatDelta(_Answer):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallPiece] | UnsetType = UNSET
 
 
 class ChatChunkChoice(_Answer):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: ChatFinish | None = None
 
 
 class ChatCompletionChunk(_Answer, kw_only=True):
@@ -107,7 +131,8 @@ class CompletionChoice(_Answer, kw_only=True):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: ChatFinish | None
+    """Never `tool_calls`: a completion has no tools."""
 
 
 class Completion(_Answer, kw_only=True):

@@ -1,0 +1,170 @@
+"""Function calls and thinking budgets through a gateway, a prefill and a decode process, with a model of noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonschema
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageToolCall
+from pydantic import BaseModel
+from support.qwen3_model import build_tiny_qwen3
+from support.serving import Fleet, Process
+
+pytestmark = pytest.mark.processes
+
+THINK, CLOSE_THINK, TOOL_CALL = "151667", "151668", "151657"
+PLAIN = {"enable_thinking": False}
+
+
+class Weather(BaseModel):
+    """The weather of a city."""
+
+    city: Literal["Paris", "Rome"]
+    days: list[Literal[1, 2]]
+
+
+WEATHER: Any = openai.pydantic_function_tool(Weather, name="get_weather")
+NOW: Any = {
+    "type": "function",
+    "function": {"name": "now", "parameters": {"type": "object", "additionalProperties": False}},
+}
+MESSAGES: list[Any] = [{"role": "user", "content": "What is the weather in Paris, and what time is it there?"}]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    folder: Path = build_tiny_qwen3(tmp_path_factory.mktemp("qwen3"))
+    with Fleet(folder, tmp_path_factory.mktemp("fleet")) as fleet:
+        prefill, decode = fleet.pod("prefill"), fleet.pod("decode")
+        for pod in (prefill, decode):
+            pod.wait_ready()
+        process = fleet.gateway([decode], [prefill])
+        process.wait_ready()
+        yield process
+
+
+@pytest.fixture
+async def client(gateway: Process) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=100) as client:
+        yield client
+
+
+async def answer(client: openai.AsyncOpenAI, **more: Any) -> Any:
+    body: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 700, "extra_body": PLAIN} | more
+    return (await client.chat.completions.create(**body)).choices[0]
+
+
+async def streamed(client: openai.AsyncOpenAI, **more: Any) -> dict[str, Any]:
+    """The deltas, put together as OpenAI's documentation tells clients to."""
+    body: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 700, "extra_body": PLAIN} | more
+    whole: dict[str, Any] = {"content": "", "reasoning": "", "calls": [], "finish": None}
+    async for chunk in await client.chat.completions.create(**body, stream=True):
+        [choice] = chunk.choices
+        whole["content"] += choice.delta.content or ""
+        whole["reasoning"] += getattr(choice.delta, "reasoning_content", None) or ""
+        for piece in choice.delta.tool_calls or []:
+            if piece.id is not None:
+                assert piece.index == len(whole["calls"])
+                whole["calls"].append([piece.id, piece.function.name, ""])
+            whole["calls"][piece.index][2] += piece.function.arguments
+        whole["finish"] = choice.finish_reason or whole["finish"]
+    return whole
+
+
+def check(call: ChatCompletionMessageToolCall) -> None:
+    schema = {"get_weather": WEATHER, "now": NOW}[call.function.name]["function"]["parameters"]
+    jsonschema.validate(json.loads(call.function.arguments), schema)
+    assert call.id.startswith("call_")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_named_function_is_called_once(client: openai.AsyncOpenAI, seed: int) -> None:
+    named: Any = {"type": "function", "function": {"name": "get_weather"}}
+    asked: Any = {"tools": [WEATHER, NOW], "tool_choice": named, "seed": seed}
+    one = await answer(client, **asked)
+    assert (one.finish_reason, one.message.content) == ("tool_calls", None)
+    [call] = one.message.tool_calls
+    check(call)
+    parts = await streamed(client, **asked)
+    [[call_id, name, arguments]] = parts["calls"]
+    assert call_id.startswith("call_")
+    assert (name, arguments) == (call.function.name, call.function.arguments)
+    assert (parts["content"], parts["finish"]) == ("", "tool_calls")
+
+
+async def test_required_and_parallel_calls(client: openai.AsyncOpenAI) -> None:
+    for seed in range(3):
+        asked: Any = {"tools": [WEATHER, NOW], "tool_choice": "required", "seed": seed}
+        one = await answer(client, **asked, parallel_tool_calls=False)
+        assert one.finish_reason == "tool_calls"
+        [call] = one.message.tool_calls
+        check(call)
+        many = await answer(client, **asked)
+        for call in many.message.tool_calls[: None if many.finish_reason == "tool_calls" else -1]:
+            check(call)
+
+
+async def test_strict_functions_are_exact_in_auto(client: openai.AsyncOpenAI) -> None:
+    # The model is pushed to open a call; what follows is up to noise, and to the grammar.
+    one = await answer(
+        client, tools=[WEATHER], tool_choice="auto", logit_bias={TOOL_CALL: 100}, parallel_tool_calls=False
+    )
+    [call] = one.message.tool_calls
+    check(call)
+
+
+async def test_a_call_after_a_thought_is_parsed(client: openai.AsyncOpenAI) -> None:
+    budget = {"thinking_budget": 12}
+    asked: Any = {"tools": [NOW], "tool_choice": "required", "parallel_tool_calls": False, "logit_bias": {THINK: 100}}
+    one = await answer(client, **asked, extra_body=budget, seed=1)
+    assert one.message.reasoning_content
+    check(one.message.tool_calls[0])
+    parts = await streamed(client, **asked, extra_body=budget, seed=1)
+    assert parts["reasoning"] == one.message.reasoning_content
+    assert [call[1:] for call in parts["calls"]] == [["now", one.message.tool_calls[0].function.arguments]]
+
+
+async def test_malformed_calls_are_content(client: openai.AsyncOpenAI) -> None:
+    one = await answer(client, tools=[NOW], logit_bias={TOOL_CALL: 100}, max_tokens=20, seed=3)
+    assert one.message.content.startswith("<tool_call>")
+    assert not one.message.tool_calls
+    assert one.finish_reason == "length"
+
+
+async def test_none_means_no_calls(client: openai.AsyncOpenAI) -> None:
+    one = await answer(client, tools=[NOW], tool_choice="none", max_tokens=5)
+    assert not one.message.tool_calls
+
+
+async def test_history_with_calls_and_results(client: openai.AsyncOpenAI) -> None:
+    named: Any = {"type": "function", "function": {"name": "now"}}
+    first = await answer(client, tools=[NOW], tool_choice=named)
+    call = first.message.tool_calls[0]
+    history = [*MESSAGES, first.message.model_dump(exclude_none=True),
+               {"role": "tool", "tool_call_id": call.id, "content": "12:00"}]  # fmt: skip
+    again = await answer(client, messages=history, tools=[NOW], max_tokens=5)
+    assert again.finish_reason == "length"
+
+
+async def test_the_budget_closes_the_thought_and_usage_counts_it(client: openai.AsyncOpenAI) -> None:
+    for fields, most in (({"thinking_budget": 20}, 20), ({"chat_template_kwargs": {"thinking_budget": 7}}, 7)):
+        whole = await client.chat.completions.create(
+            model="tiny", messages=MESSAGES, max_tokens=60, seed=2, extra_body=fields,
+            logit_bias={THINK: 100, CLOSE_THINK: -100},
+        )  # fmt: skip
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens_details is not None
+        assert whole.usage.completion_tokens_details.reasoning_tokens == most + 2  # the tags
+        assert whole.choices[0].message.content
+
+
+async def test_effort(client: openai.AsyncOpenAI) -> None:
+    one = await answer(client, reasoning_effort="none", max_tokens=5, extra_body={}, logit_bias={THINK: 100})
+    assert not one.message.reasoning_content  # the template closed the thought before the model could open one
+    with pytest.raises(openai.BadRequestError, match="give one"):
+        await answer(client, reasoning_effort="low", extra_body={"thinking_budget": 5})

@@ -1,0 +1,114 @@
+"""Function calls in streamed text: never half a tag, never a lost character, however the text is cut."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tandem_runtime.text.tool_calls import ToolCallParser
+
+NAMES = {"weather", "now"}
+
+
+def parse(pieces: list[str], *, at_most: int | None = None) -> tuple[str, list[tuple[str, str]]]:
+    parser = ToolCallParser(NAMES, at_most=at_most)
+    content, calls = "", []
+    for found in [*map(parser.push, pieces), parser.flush()]:
+        content += found.content
+        for delta in found.calls:
+            if delta.name is not None:
+                assert delta.index == len(calls)
+                calls.append((delta.name, ""))
+            name, arguments = calls[delta.index]
+            calls[delta.index] = (name, arguments + delta.arguments)
+    return content, calls
+
+
+def call(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+PARIS = call("weather", '{"city": "Paris"}')
+CASES = [
+    ("Hello.", "Hello.", []),
+    ("  Hello \n", "  Hello \n", []),
+    (PARIS, "", [("weather", '{"city": "Paris"}')]),
+    (f"Let me see.\n\n{PARIS}", "Let me see.", [("weather", '{"city": "Paris"}')]),
+    (PARIS + "\n" + call("now", "{}"), "", [("weather", '{"city": "Paris"}'), ("now", "{}")]),
+    (PARIS + "\nDone.", "\nDone.", [("weather", '{"city": "Paris"}')]),
+    (call("weather", '{"q": "a } </tool_call> \\" ] <tool_call>"}'), "",
+     [("weather", '{"q": "a } </tool_call> \\" ] <tool_call>"}')]),
+    ('<tool_call>{"arguments": {"a": 1}, "name": "now"}</tool_call>', "", [("now", '{"a": 1}')]),
+    ('<tool_call>{"name": "now"}</tool_call>', "", [("now", "{}")]),
+    ('<tool_call>{"name": "now", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [("now", '{"a": 1}')]),
+    (call("nothing", "{}"), call("nothing", "{}"), []),
+    ("<tool_call>\nnot JSON\n</tool_call> after", "<tool_call>\nnot JSON\n</tool_call> after", []),
+    ("<tool_call>[1, 2]</tool_call>", "<tool_call>[1, 2]</tool_call>", []),
+    ("a <tool_call", "a <tool_call", []),
+    ("a < b <tool_c d", "a < b <tool_c d", []),
+    ('<tool_call>{"name": "wea', '<tool_call>{"name": "wea', []),
+    ('<tool_call>{"name": "now", "arguments": {"a": ', "", [("now", '{"a": ')]),
+    ('<tool_call>{"name": "now", "arguments": {"a": </tool_call>x', "x", [("now", '{"a": ')]),
+    ('<tool_call>{"name": "now", "arguments": {"a": 1}, "id": 7}</tool_call>',
+     ', "id": 7}</tool_call>', [("now", '{"a": 1}')]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "content", "calls"), CASES)
+def test_whole_and_character_by_character(text: str, content: str, calls: list[tuple[str, str]]) -> None:
+    assert parse([text]) == (content, calls)
+    assert parse(list(text)) == (content, calls)
+
+
+@pytest.mark.parametrize("text", [text for text, _, _ in CASES])
+def test_every_cut_into_two(text: str) -> None:
+    for cut in range(len(text)):
+        assert parse([text[:cut], text[cut:]]) == parse([text])
+
+
+PIECES = [
+    "<tool_call>",
+    "</tool_call>",
+    '{"name": "now", "arguments": ',
+    '{"a": "',
+    '"}',
+    "{",
+    "}",
+    '"',
+    "\\",
+    "\n",
+    "<",
+    "x",
+    "}\n",
+]
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=25), data=st.data())
+def test_the_cut_does_not_matter(pieces: list[str], data: st.DataObject) -> None:
+    text = "".join(pieces)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    borders = [0, *cuts, len(text)]
+    parts = [text[a:b] for a, b in itertools.pairwise(borders)]
+    assert parse(parts) == parse([text]) == parse(list(text))
+
+
+def test_no_half_tag_is_shown() -> None:
+    parser = ToolCallParser(NAMES)
+    shown = [parser.push(char).content for char in f"Hi. {PARIS}"]
+    assert "".join(shown) == "Hi."
+
+
+def test_arguments_come_as_they_are_written() -> None:
+    parser = ToolCallParser(NAMES)
+    deltas = [delta for char in PARIS for delta in parser.push(char).calls]
+    assert deltas[0].name == "weather"
+    assert len(deltas) > 10
+    assert json.loads("".join(delta.arguments for delta in deltas)) == {"city": "Paris"}
+
+
+def test_no_more_calls_than_are_wanted() -> None:
+    text = PARIS + "\n" + call("now", "{}") + "tail"
+    assert parse([text], at_most=1) == parse(list(text), at_most=1) == ("", [("weather", '{"city": "Paris"}')])
