@@ -267,3 +267,12 @@ def test_pod_monitor_only_where_the_crd_exists() -> None:
 def test_gateway_account_may_watch_pods_and_nothing_else() -> None:
     role = child(plan(service()).children, "Role", "chat-gateway")
     assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+
+
+def test_a_download_reserves_no_more_than_its_engine() -> None:
+    """Small engines did not fit a node, because their init containers asked for half a CPU."""
+    wanted = plan(service(("decode.template.resources.requests", {"cpu": "20m"}))).children
+    pods = [template["spec"] for template in pod_templates(wanted) if "initContainers" in template["spec"]]
+    assert {pod["containers"][0]["resources"]["requests"]["cpu"] for pod in pods} > {"20m"}
+    for pod in pods:
+        assert pod["initContainers"][0]["resources"]["requests"] == pod["containers"][0]["resources"]["requests"]

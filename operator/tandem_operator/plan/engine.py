@@ -123,7 +123,7 @@ def engine_template(
         role,
         template,
         container=engine,
-        init_containers=[_fetch(spec, model, installation)],
+        init_containers=[_fetch(spec, model, installation, engine["resources"]["requests"])],
         volumes=volumes,
         labels_={labels.REVISION: revision},
         annotations={"kubectl.kubernetes.io/default-container": "engine", **networks},
@@ -188,7 +188,7 @@ class _Parser(argparse.ArgumentParser):
         raise FlagError(message)
 
 
-def _fetch(spec: RoleSpec, model: ModelPlan, installation: Installation) -> Manifest:
+def _fetch(spec: RoleSpec, model: ModelPlan, installation: Installation, requests: Manifest) -> Manifest:
     mount = {"name": "model", "mountPath": MODELS} | ({"subPath": model.sub_path} if model.sub_path else {})
     mounts: list[Manifest] = [mount | ({} if model.downloads else {"readOnly": True})]
     if model.credentials:
@@ -200,7 +200,8 @@ def _fetch(spec: RoleSpec, model: ModelPlan, installation: Installation) -> Mani
         args=["fetch", *to_argv(model.fetch)],
         env_=[("HOME", "/tmp")],
         mounts=mounts,
-        resources={"requests": {"cpu": "500m", "memory": "1Gi"}},
+        # A pod needs the larger of what its init container and its engine ask for: so the download adds nothing.
+        resources={"requests": {name: requests[name] for name in ("cpu", "memory")}},
     )
     if model.downloads and "hostPath" in model.volume:
         # The kubelet makes the folder for root; root without capabilities can write there and nowhere else.
