@@ -158,6 +158,8 @@ def _row(name: str, field: FieldInfo | None) -> Row:
 def _harmless(field: FieldInfo) -> Iterator[str]:
     """Values other than null, as JSON."""
     for part in _members(field.annotation):
+        while typing.get_origin(part) is typing.Annotated:
+            part = typing.get_args(part)[0]
         if typing.get_origin(part) is Literal:
             yield from (str(value).lower() for value in typing.get_args(part))
 

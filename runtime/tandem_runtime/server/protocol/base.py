@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tandem_runtime.core.errors import RequestError
 
@@ -53,6 +53,17 @@ def _children(value: Any) -> list[Any]:
 
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
+
+
+def _boolean(value: object) -> object:
+    """pydantic's literals compare with ==, for which 0.0 is False."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"{_SHOULD}a boolean")
+    return value
+
+
+Off = Annotated[Literal[False], BeforeValidator(_boolean)]
+On = Annotated[Literal[True], BeforeValidator(_boolean)]
 
 
 def parse(model: type[Model], body: object) -> Model:

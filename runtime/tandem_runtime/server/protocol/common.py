@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tandem_runtime.server.protocol.base import RequestModel, ignored, not_supported
+from tandem_runtime.server.protocol.base import Off, RequestModel, ignored, not_supported
 from tandem_runtime.server.protocol.structure import StructuredRequest
 
 MAX_STOPS = 16
@@ -24,7 +24,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 class StreamOptions(RequestModel):
     include_usage: bool = False
     continuous_usage_stats: bool = Field(False, description="With `include_usage`: in every chunk.")
-    include_obfuscation: Literal[False] | None = not_supported("padding of events")
+    include_obfuscation: Off | None = not_supported("padding of events")
 
     @model_validator(mode="after")
     def _consistent(self) -> StreamOptions:
@@ -68,7 +68,7 @@ class SampledRequest(RequestModel):
     prompt_cache_options: dict[str, Any] | None = ignored("the prefix cache is automatic")
     prompt_cache_retention: str | None = ignored("the prefix cache is automatic")
     moderation: None = not_supported("moderation")
-    store: Literal[False] | None = not_supported("answers are not stored")
+    store: Off | None = not_supported("answers are not stored")
     service_tier: Literal["auto", "default"] | None = not_supported("there is one tier")
 
     @property

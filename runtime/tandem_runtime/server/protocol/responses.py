@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from tandem_runtime.core.errors import RequestError
-from tandem_runtime.server.protocol.base import JsonObject, RequestModel, ignored, not_supported
+from tandem_runtime.server.protocol.base import JsonObject, Off, RequestModel, ignored, not_supported
 from tandem_runtime.server.protocol.common import SampledRequest, TokenCount
 from tandem_runtime.server.protocol.messages import Message
 from tandem_runtime.server.protocol.response_input import InputItems, to_messages
@@ -40,7 +40,7 @@ class Reasoning(RequestModel):
 
 
 class EventOptions(RequestModel):
-    include_obfuscation: Literal[False] | None = not_supported("padding of events")
+    include_obfuscation: Off | None = not_supported("padding of events")
 
 
 class ResponsesRequest(SampledRequest):
@@ -64,7 +64,7 @@ class ResponsesRequest(SampledRequest):
     previous_response_id: None = not_supported(_STATELESS)
     conversation: None = not_supported(_STATELESS)
     prompt: None = not_supported("prompt templates; send the text in 'input'")
-    background: Literal[False] | None = not_supported("background answers; use 'stream'")
+    background: Off | None = not_supported("background answers; use 'stream'")
     background_options: None = not_supported("background answers; use 'stream'")
     truncation: Literal["disabled"] | None = not_supported("dropping items to fit; shorten 'input'")
     context_management: None = not_supported("compaction; shorten 'input'")

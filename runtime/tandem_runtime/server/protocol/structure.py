@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tandem_runtime.core.errors import GrammarError, RequestError
 from tandem_runtime.grammar import sources
-from tandem_runtime.server.protocol.base import JsonObject, RequestModel
+from tandem_runtime.server.protocol.base import JsonObject, On, RequestModel
 
 MAX_PATTERN = 16 * 1024
 
@@ -64,7 +64,7 @@ class StructuredOutputs(RequestModel):
     model_config = ConfigDict(populate_by_name=True)
 
     json_: Schema | None = Field(None, alias="json", description="A JSON schema.")
-    json_object: Literal[True] | None = None
+    json_object: On | None = None
     regex: Pattern | None = Field(None, description="In Rust's syntax, without look-around or back references.")
     choice: Choices | None = None
     grammar: Pattern | None = Field(None, description="Lark (llguidance's dialect) or GBNF.")
