@@ -127,11 +127,14 @@ def _content(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(operation.answer.__name__)}}}
     if operation.chunks:
         shapes = [{"$ref": _REF.format(chunk.__name__)} for chunk in operation.chunks]
-        event = {
+        data = {
+            "type": "string",
             "contentMediaType": "application/json",
             "contentSchema": shapes[0] if len(shapes) == 1 else {"oneOf": shapes},
         }
-        content["text/event-stream"] = {"schema": {"type": "string", **event}}
+        # Before OpenAPI 3.2's `itemSchema`, tools read the schema of a stream as that of each event.
+        event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        content["text/event-stream"] = {"schema": event}
     return content
 
 
