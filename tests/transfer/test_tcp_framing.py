@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.ledger import FragmentHeader, Hello, IncomingJob
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.plan import layout_digest
-from tandem_runtime.transfer.protocol import ReceiveJob
+from tandem_runtime.transfer.protocol import ReceiveJob, TransferFault
 from tandem_runtime.transfer.tcp import wire
 from tandem_runtime.transfer.tcp.reader import FrameReader
 from tandem_runtime.transfer.tcp.writer import FrameWriter
@@ -92,3 +94,11 @@ def test_a_dropped_reader_gives_its_view_back() -> None:
     assert sink.open_views == 1
     reader.drop()
     assert sink.open_views == 0
+
+
+def test_text_that_is_no_utf8_is_a_bad_message_not_a_bug() -> None:
+    """msgspec says so with an error that is no `DecodeError`; a stranger's bytes must not look like a fault of ours."""
+    garbled = msgspec.msgpack.encode("job").replace(b"job", b"\xff\xfe\xfd")
+    with pytest.raises(TransferFault, match="bad hello"):
+        wire.unpack_hello(b"\x81" + garbled + b"\xc0")
+    assert wire.unpack_verdict(b"\x81" + garbled + b"\xc0") is None

@@ -29,22 +29,29 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     """The kernels over tensors of `dtype`; raises `NativeError`."""
     if dtype not in ELEMENTS:
         raise NativeError(f"no kernels for {dtype}")
+    try:
+        return _library(dtype)
+    except OSError as error:
+        raise NativeError(f"the kernels cannot be built: {error}") from error
+
+
+def _library(dtype: torch.dtype) -> ctypes.CDLL:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise NativeError("no C compiler (gcc) on PATH")
+        raise NativeError("no C compiler (gcc 12 or newer) on PATH")
     native = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
-    # Without contraction's freedom to differ, GCC fuses every a * b + c alike: see lanes.h on bits.
+    # Every a * b + c is fused: were some fused and some not, a row's bits would depend on the loop it fell into.
     flags = ["-std=gnu11", "-O3", native, "-fopenmp", "-fPIC", "-ffp-contract=fast", f"-DELEMENT={ELEMENTS[dtype]}"]
     openmp = _openmp_of_torch()
-    folder = _cache_folder() / _key(compiler, flags, openmp)
-    path = folder / "kernels.so"
-    try:
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _build(compiler, flags, openmp, path)
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise NativeError(f"{path}: {error}") from error
+    path = _cache_folder() / _key(compiler, flags, openmp) / "kernels.so"
+    if path.exists():
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)  # cut off by a full disk or a crash
+    path.parent.mkdir(exist_ok=True)
+    _build(compiler, flags, openmp, path)
+    return ctypes.CDLL(str(path))
 
 
 def _build(compiler: str, flags: list[str], openmp: Path, path: Path) -> None:
@@ -64,7 +71,8 @@ def _run(command: list[str], source: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise NativeError(f"{command[0]} did not finish within {BUILD_TIMEOUT_S} s") from error
     if done.returncode:
-        raise NativeError(f"{command[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
+        lines = done.stderr.strip().splitlines()
+        raise NativeError(f"{command[0]} failed: {next((line for line in lines if 'error' in line), lines[:1])}")
 
 
 def _openmp_of_torch() -> Path:
@@ -90,12 +98,15 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
+    """Where only this user can put what is loaded."""
     chosen = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(chosen, "tandem", "kernels")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
+    temporary = Path(tempfile.gettempdir(), f"tandem-kernels-{os.getuid()}")
+    for folder in (Path(chosen, "tandem", "kernels"), temporary):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            state = folder.stat()
+        except OSError:
+            continue
+        if state.st_uid == os.getuid() and not state.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
-    except OSError:
-        pass
-    return Path(tempfile.gettempdir(), f"tandem-kernels-{os.getuid()}")
+    raise NativeError(f"neither {chosen} nor {temporary.parent} has a folder that only this user can write")

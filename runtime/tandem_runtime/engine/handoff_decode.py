@@ -247,7 +247,8 @@ class DecodeHandoffs:
         )
 
     def _on_asked(self, job: _Job, status: int, body: bytes) -> None:
-        if job.job_id not in self._jobs:
+        # A pod that has asked for pages has the job, however late its first answer comes, or if it is lost.
+        if job.job_id not in self._jobs or job.phase == "receiving":
             return
         if status == 202:
             job.phase = "queued" if job.phase == "asked" else job.phase

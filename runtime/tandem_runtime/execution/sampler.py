@@ -34,8 +34,7 @@ class History:
         self.prompt_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
         self.prompt_V[torch.tensor(prompt, dtype=torch.int64, device=device)] = True
         self.counts_V = torch.zeros(vocab_size, dtype=torch.int32, device=device)
-        for token in output:
-            self.counts_V[token] += 1
+        self.counts_V += torch.bincount(torch.tensor(output, dtype=torch.int64, device=device), minlength=vocab_size)
 
     def add(self, token_1: torch.Tensor) -> None:
         self.counts_V.index_add_(0, token_1, torch.ones(1, dtype=torch.int32, device=token_1.device))

@@ -9,7 +9,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from tandem_runtime.core.errors import GrammarError
 
 MAX_SOURCE_CHARS = 64 * 1024
-"""With the limits below, any grammar of this size compiles, or is refused, within about a second."""
+"""With the limits below, any grammar of this size compiles, or is refused, in well under a second."""
 
 _LIMITS = LLParserLimits(
     max_grammar_size=50_000,

@@ -46,25 +46,43 @@ def test_two_processes_build_at_once_and_share_torchs_threads(tmp_path: Path) ->
 def test_without_a_compiler_the_reason_is_given(tmp_path: Path) -> None:
     code, errors = outcome(build(XDG_CACHE_HOME=str(tmp_path), PATH=str(tmp_path)))
     assert code == 1
-    assert errors.strip() == "NativeError: no C compiler (gcc) on PATH"
+    assert errors.strip() == "NativeError: no C compiler (gcc 12 or newer) on PATH"
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
     compiler = tmp_path / "gcc"
-    compiler.write_text("#!/bin/sh\necho 'no space left on device' >&2; exit 1\n")
+    compiler.write_text("#!/bin/sh\necho 'unit.c:1: error: no space left on device' >&2; exit 1\n")
     compiler.chmod(0o755)
     code, errors = outcome(build(XDG_CACHE_HOME=str(tmp_path), PATH=f"{tmp_path}:{os.environ['PATH']}"))
     assert code == 1
     assert "no space left on device" in errors
 
 
-def test_a_cut_off_library_is_an_error_not_a_crash(tmp_path: Path) -> None:
+def test_a_cut_off_library_is_built_again(tmp_path: Path) -> None:
+    """After a full disk or a crash every later start would fall back to torch."""
     assert outcome(build(XDG_CACHE_HOME=str(tmp_path)))[0] == 0
     (built,) = (tmp_path / "tandem" / "kernels").rglob("kernels.so")
     built.write_bytes(b"")
-    code, errors = outcome(build(XDG_CACHE_HOME=str(tmp_path)))
+    assert outcome(build(XDG_CACHE_HOME=str(tmp_path))) == (0, "")
+    assert built.stat().st_size > 10_000
+
+
+def test_a_compiler_that_cannot_run_is_an_error_like_none(tmp_path: Path) -> None:
+    compiler = tmp_path / "gcc"
+    compiler.write_bytes(b"\x7fELF of another machine")
+    compiler.chmod(0o755)
+    code, errors = outcome(build(XDG_CACHE_HOME=str(tmp_path), PATH=f"{tmp_path}:{os.environ['PATH']}"))
     assert code == 1
-    assert "file too short" in errors
+    assert errors.startswith("NativeError: the kernels cannot be built: ")
+
+
+def test_a_folder_that_others_can_write_is_not_loaded_from(tmp_path: Path) -> None:
+    shared = tmp_path / "tandem" / "kernels"
+    shared.mkdir(parents=True)
+    shared.chmod(0o777)
+    assert outcome(build(XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))) == (0, "")
+    assert not list(shared.iterdir())
+    assert list(tmp_path.glob("tandem-kernels-*/*/kernels.so"))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root owns files that it cannot write")

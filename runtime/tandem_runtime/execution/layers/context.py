@@ -29,7 +29,7 @@ class FeedForward(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """What layers compute in other ways on other devices: `eager` (torch) or `triton` (`execution.ops`)."""
+    """What layers compute in other ways on other devices: see `execution.backends`."""
 
     rms_norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
     """(x, weight, eps): over the last dimension, in fp32, returned in x's dtype."""

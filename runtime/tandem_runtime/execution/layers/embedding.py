@@ -35,7 +35,7 @@ class Head:
     """Logits over the whole vocabulary, on rank 0 only."""
 
     def __init__(self, context: BuildContext, embedding: Embedding) -> None:
-        """A tied head shares the embedding's numbers; where linears are packed (CPU, 16 bit) it holds its own copy."""
+        """A tied head shares the embedding's numbers; where linears are packed (CPU) it holds its own copy."""
         config = context.config
         self._tp = context.tp
         self._vocab_size = config.vocab_size

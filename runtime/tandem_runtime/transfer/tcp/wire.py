@@ -58,7 +58,7 @@ def unpack_preamble(data: bytes | bytearray) -> int:
 def unpack_hello(data: bytes | bytearray) -> Hello:
     try:
         return msgspec.msgpack.decode(data, type=Hello)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TransferFault(Failure.PROTOCOL, f"bad hello: {error}") from None
 
 
@@ -99,7 +99,7 @@ def unpack_verdict(data: bytes | bytearray) -> Verdict | None:
     """None when `data` is no whole verdict."""
     try:
         return msgspec.msgpack.decode(data, type=Verdict)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
