@@ -98,7 +98,8 @@ def test_a_dropped_reader_gives_its_view_back() -> None:
 
 def test_text_that_is_no_utf8_is_a_bad_message_not_a_bug() -> None:
     """msgspec says so with an error that is no `DecodeError`; a stranger's bytes must not look like a fault of ours."""
-    garbled = msgspec.msgpack.encode("job").replace(b"job", b"\xff\xfe\xfd")
+    hello = Hello(job_id="job", data_token="t", sender_rank=0, sender_tp=1, receiver_rank=0, layout="l")
     with pytest.raises(TransferFault, match="bad hello"):
-        wire.unpack_hello(b"\x81" + garbled + b"\xc0")
-    assert wire.unpack_verdict(b"\x81" + garbled + b"\xc0") is None
+        wire.unpack_hello(msgspec.msgpack.encode(hello).replace(b"\xa3job", b"\xa3\xff\xfe\xfd"))
+    verdict = wire.pack_verdict(wire.Verdict(detail="why"))
+    assert wire.unpack_verdict(verdict.replace(b"\xa3why", b"\xa3\xff\xfe\xfd")) is None
