@@ -7,11 +7,13 @@ so that a value the operator can express is a value the runtime understands (rou
 from __future__ import annotations
 
 import argparse
+import math
 import types
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, TypeVar, Union, cast
+from urllib.parse import urlsplit
 
 from tandem_contract import ports
 from tandem_contract.status import Role
@@ -111,6 +113,12 @@ class ServeFlags:
             self, "tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "page_size"
         )
         _distinct_ports(self, "port", "metrics_port", "handoff_port")
+        _positive(self, "handoff_lease_seconds", "request_timeout")
+        _not_negative(self, "drain_timeout", "local_prefill_max_tokens")
+        if self.cpu_threads is not None:
+            _at_least_one(self, "cpu_threads")
+        if not all(name.strip() for name in self.served_model_name):
+            raise FlagError("--served-model-name must not be empty")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise FlagError("--gpu-memory-utilization must be above 0 and at most 1")
         if self.role != "both" and self.ticket_key_file is None:
@@ -161,6 +169,14 @@ class GatewayFlags:
         """Raises `FlagError` for impossible values."""
         _at_least_one(self, "max_body_bytes", "max_in_flight", "max_attempts")
         _distinct_ports(self, "port", "metrics_port")
+        _positive(self, "connect_timeout", "request_timeout", "stall_timeout", "status_interval")
+        _not_negative(self, "drain_timeout", "resume_timeout", "max_resumes")
+        for name in ("decode", "prefill"):
+            for url in getattr(self, name):
+                _origin(name, url)
+        for origin in self.cors_origin:
+            if origin != "*":
+                _origin("cors_origin", origin)
         if self.kubernetes_service is None and not self.decode:
             raise FlagError("--decode is required (or --kubernetes-service)")
         if self.kubernetes_service is not None and (self.decode or self.prefill):
@@ -260,6 +276,27 @@ def _distinct_ports(flags: object, *names: str) -> None:
             raise FlagError(f"{option_name(name)} must differ from {option_name(taken[port])}")
         if port:
             taken[port] = name
+
+
+def _positive(flags: object, *names: str) -> None:
+    for name in names:
+        value = getattr(flags, name)
+        if not (math.isfinite(value) and value > 0):
+            raise FlagError(f"{option_name(name)} must be a number of seconds above 0")
+
+
+def _not_negative(flags: object, *names: str) -> None:
+    for name in names:
+        value = getattr(flags, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise FlagError(f"{option_name(name)} must not be negative")
+
+
+def _origin(name: str, url: str) -> None:
+    """Scheme, host and port, as pods' addresses and browsers' origins are written."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise FlagError(f"{option_name(name)} {url!r} must be like http://HOST:PORT")
 
 
 def _at_least_one(flags: object, *names: str) -> None:

@@ -108,6 +108,11 @@ class GatewayApp:
         app.router.add_get("/readyz", self._readyz)
         return app
 
+    def drain(self) -> None:
+        """Takes nothing new from now on."""
+        self.draining = True
+        self._fleet.settle()
+
     @web.middleware
     async def _observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         trace = request[TRACE] = Trace(forwarding.request_id(request.headers.get(headers.REQUEST_ID)))

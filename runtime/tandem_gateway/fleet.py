@@ -56,6 +56,7 @@ class Fleet:
         self._closing: set[asyncio.Task[None]] = set()
         self._follower: asyncio.Task[None] | None = None
         self._turn = 0
+        self._settled = False
 
     async def __aenter__(self) -> Fleet:
         self._follower = asyncio.create_task(self._follow())
@@ -76,6 +77,10 @@ class Fleet:
             except Exception:
                 log.exception("following the endpoints failed; again in %.1f s", FOLLOW_AGAIN_S)
             await asyncio.sleep(FOLLOW_AGAIN_S)
+
+    def settle(self) -> None:
+        """Streams stay where they are from now on: who ends this gateway may be ending the pods too, all at once."""
+        self._settled = True
 
     @property
     def can_answer(self) -> bool:
@@ -198,7 +203,9 @@ class Fleet:
 
     def _evacuate(self, pod: Pod) -> None:
         """Moves the streams of a pod that is about to end, as soon as there is another pod for them."""
-        if pod.status is not None and any(other.can_take_over(pod.status) for other in self._pods.values()):
+        if self._settled or pod.status is None:
+            return
+        if any(other.can_take_over(pod.status) for other in self._pods.values()):
             pod.move_streams()
 
     def _count_pods(self) -> None:

@@ -53,7 +53,7 @@ class Gateway:
 
     async def drain(self, timeout: float) -> None:
         """Takes nothing new; returns when all is answered, at the latest shortly after `timeout` seconds."""
-        self._app.draining = True
+        self._app.drain()
         log.info("draining", extra={"fields": {"in_flight": self._app.in_flight}})
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._app.idle.wait(), timeout)

@@ -27,20 +27,26 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def flag_sets(cls: type[Any]) -> st.SearchStrategy[Any]:
-    """Flag sets whose own `check` accepts them."""
+    """Flag sets whose own `check` accepts them: what it refuses, by name, goes back to its default."""
     hints = typing.get_type_hints(cls)
 
+    required: dict[str, Any] = {"model": "/m"} if cls is ServeFlags else {"decode": ("http://d:1",)}
+
     def build(chosen: dict[str, Any]) -> Any:
-        flags = cls(**chosen)
-        try:
-            flags.check()
-        except FlagError:
-            return None
-        return flags
+        while True:
+            flags = cls(**(required | chosen))
+            try:
+                flags.check()
+            except FlagError as error:
+                name = str(error).split()[0].removeprefix("--").replace("-", "_")
+                if name not in chosen:
+                    return None
+                chosen = {key: value for key, value in chosen.items() if key != name}
+            else:
+                return flags
 
     drawn = st.fixed_dictionaries({}, optional={f.name: values(hints[f.name]) for f in fields(cls)})
-    required = {"model": "/m"} if cls is ServeFlags else {}
-    return drawn.map(lambda chosen: build(required | chosen)).filter(lambda flags: flags is not None)
+    return drawn.map(build).filter(lambda flags: flags is not None)
 
 
 @given(flag_sets(ServeFlags))
@@ -81,7 +87,19 @@ def test_a_repeated_flag_does_not_leak_into_the_next_command_line() -> None:
         (ServeFlags, ["--model=/m", "--max-model-len=1"], "--max-model-len"),
         (ServeFlags, ["--model=/m", "--dtype=int3"], "--dtype"),
         (ServeFlags, ["--model=/m", "--max-num-seq=3"], "--max-num-seq"),
+        (ServeFlags, ["--model=/m", "--request-timeout=nan"], "--request-timeout"),
+        (ServeFlags, ["--model=/m", "--drain-timeout=-3"], "--drain-timeout"),
+        (ServeFlags, ["--model=/m", "--cpu-threads=-2"], "--cpu-threads"),
+        (ServeFlags, ["--model=/m", "--served-model-name="], "--served-model-name"),
         (ServeFlags, [], "--model"),
+        (GatewayFlags, ["--decode=foo"], "--decode"),
+        (GatewayFlags, ["--decode=ftp://x:1"], "--decode"),
+        (GatewayFlags, ["--decode=http://x:1", "--prefill=http://y:1/v1"], "--prefill"),
+        (GatewayFlags, ["--decode=http://x:1", "--request-timeout=0"], "--request-timeout"),
+        (GatewayFlags, ["--decode=http://x:1", "--status-interval=-1"], "--status-interval"),
+        (GatewayFlags, ["--decode=http://x:1", "--connect-timeout=nan"], "--connect-timeout"),
+        (GatewayFlags, ["--decode=http://x:1", "--max-resumes=-4"], "--max-resumes"),
+        (GatewayFlags, ["--decode=http://x:1", "--cors-origin=foo"], "--cors-origin"),
         (GatewayFlags, ["--kubernetes-service=a/b", "--decode=http://c"], "--kubernetes-service"),
         (GatewayFlags, ["--kubernetes-service=a"], "--kubernetes-service"),
         (FetchFlags, ["--uri=s3://b/p"], "--destination"),

@@ -98,7 +98,7 @@ def test_rope_under_either_name_and_by_override(tmp_path: Path) -> None:
             {"architectures": ["MambaForCausalLM"]},
             f"MambaForCausalLM is not supported; supported: {', '.join(FAMILIES)}",
         ),
-        ({"architectures": None}, "architecture None"),
+        ({"architectures": None}, "no model class under 'architectures'"),
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization awq"),
@@ -111,6 +111,12 @@ def test_what_is_not_supported_says_so_in_one_line(tmp_path: Path, change: dict[
         parse(tmp_path, QWEN25 | change)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["576", 0, 57.6, True, None])
+def test_a_size_that_is_none_is_named(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(StartupError, match=r"hidden_size must be a whole number of at least 1, not "):
+        parse(tmp_path, QWEN25 | {"hidden_size": value})
 
 
 def test_a_field_that_lacks_is_named(tmp_path: Path) -> None:

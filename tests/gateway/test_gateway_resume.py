@@ -101,6 +101,21 @@ async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> No
         await asyncio.wait_for(first.cancelled.wait(), 20)
 
 
+async def test_a_gateway_that_ends_leaves_streams_where_they_are(keys: dict[str, str]) -> None:
+    """Ctrl-C ends gateway and pods at once: a stream moved then found no pod left, and was lost half a minute later."""
+    first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
+    async with first, second, gateway_before(first, second, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        ending = asyncio.create_task(client.gateway.drain(1.0))
+        first.status, second.status = status(draining=True, ready=False), status("spare")
+        await eventually(lambda: _draining(client))
+        answer = await asking
+        assert b"shutting_down" in answer.body, "its pod never went on, and the drain timeout came"
+        assert second.resumed_from == []
+        await ending
+
+
 async def test_a_stream_without_records_stays_at_its_draining_pod(keys: dict[str, str]) -> None:
     """Such a pod has no ticket keys, or is older than live streams; moving its stream would end it."""
     plain, spare = FakeEngine(words=30, hold_after_first=asyncio.Event()), LiveEngine(status("spare", ready=False))

@@ -51,7 +51,7 @@ async def refused(http: aiohttp.ClientSession, path: str, body: Any) -> tuple[in
         ({"messages": None}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0]"),
-        ({"messages": [{"content": "x"}]}, "messages[0]"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": user(7)}, "messages[0].content"),
         ({"messages": user([])}, "messages[0].content"),

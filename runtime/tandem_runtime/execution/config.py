@@ -105,23 +105,33 @@ def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     return value
 
 
+def _count(raw: dict[str, Any], name: str) -> int:
+    value = raw[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise StartupError(f"config.json: {name} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
 def _parse(raw: dict[str, Any], generation: dict[str, Any], rope: dict[str, Any]) -> ModelConfig:
     architecture = next(iter(raw.get("architectures") or []), None)
     family = FAMILIES.get(architecture) if architecture else None
-    if architecture is None or family is None:
+    if architecture is None:
+        raise UnsupportedModelError("config.json names no model class under 'architectures'")
+    if family is None:
         raise UnsupportedModelError(f"architecture {architecture} is not supported; supported: {', '.join(FAMILIES)}")
     _refuse_unsupported(raw)
     bias = bool(raw.get("attention_bias", False))
-    heads = raw["num_attention_heads"]
+    heads = _count(raw, "num_attention_heads")
+    hidden = _count(raw, "hidden_size")
     return ModelConfig(
         architecture=architecture,
-        vocab_size=raw["vocab_size"],
-        hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
-        num_layers=raw["num_hidden_layers"],
+        vocab_size=_count(raw, "vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=_count(raw, "intermediate_size"),
+        num_layers=_count(raw, "num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        num_kv_heads=_count(raw, "num_key_value_heads") if raw.get("num_key_value_heads") is not None else heads,
+        head_dim=_count(raw, "head_dim") if raw.get("head_dim") is not None else hidden // heads,
         rms_norm_eps=raw["rms_norm_eps"],
         qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
         o_bias=bias if family.o_bias is None else family.o_bias,

@@ -117,6 +117,8 @@ def _options(
         port=args.port,
         metrics_port=args.metrics_port,
     )
+    if engine.model != args.model:
+        parser.error("--model cannot stand after --: it is the fleet's")
     try:
         check_options(options)
     except FlagError as error:

@@ -16,6 +16,7 @@ MAX_ERRORS = 1000
 """In a body for which the first one is still named."""
 
 _NOT_SUPPORTED = "x-not-supported"
+_SIZES = frozenset({"too_long", "too_short", "string_too_long", "string_too_short"})
 _SHOULD = "Input should be "
 """How pydantic begins what it says of a wrong type or value."""
 
@@ -82,9 +83,12 @@ def parse(model: type[Model], body: object) -> Model:
 def _refusal(model: type[RequestModel], body: dict[str, Any], invalid: ValidationError) -> RequestError:
     errors = invalid.errors(include_url=False, include_context=False, include_input=False)
     paths = [_path(error["loc"], body, error["type"]) for error in errors]
-    # Of a union's branches, the one that got furthest into the value is the one that was meant.
-    path = max(paths, key=lambda path: (len(path), [step for step in path if isinstance(step, int)]))
+    # Of a union's branches, the one that took the value's type but not its size is the one that was meant; else the
+    # one that got furthest into the value.
+    sized = [path for error, path in zip(errors, paths, strict=True) if error["type"] in _SIZES]
+    path = max(sized or paths, key=lambda path: (len(path), [step for step in path if isinstance(step, int)]))
     candidates = [error for error, its_path in zip(errors, paths, strict=True) if its_path == path]
+    candidates = [error for error in candidates if not sized or error["type"] in _SIZES]
     error = candidates[0]
     name = _dotted(path)
     field = model.model_fields.get(str(path[0])) if path else None
@@ -93,6 +97,10 @@ def _refusal(model: type[RequestModel], body: dict[str, Any], invalid: Validatio
         return RequestError(f"'{path[0]}' is not supported: {extra[_NOT_SUPPORTED]}", param=str(path[0]))
     if error["type"] == "extra_forbidden":
         return RequestError(f"'{name}' is not supported", param=name)
+    if error["type"] == "union_tag_not_found":
+        # "Unable to extract tag using discriminator 'role'"
+        name = f"{name}.{error['msg'].split(chr(39))[1]}"
+        return RequestError(f"'{name}' is required", param=name)
     if error["type"] == "missing":
         return RequestError(f"'{name}' is required", param=name)
     if name:
