@@ -39,8 +39,10 @@ class Harness:
         request = EngineRequest(request_id=request_id, prompt_token_ids=[1], sampling=sampling, after=after)
         self.gate.enter(
             request,
-            lambda admitted: self.admitted.append(admitted.request_id),
-            lambda refused, error: self.refused.update({refused.request_id: str(error)}),
+            0.0,
+            room=8,
+            admit=lambda admitted, _: self.admitted.append(admitted.request_id),
+            refuse=lambda refused, error: self.refused.update({refused.request_id: str(error)}),
         )
 
     def turn(self, events: int) -> None:
@@ -89,17 +91,36 @@ def test_a_bad_grammar_is_refused(harness: Harness) -> None:
 
 
 def test_an_aborted_request_is_never_admitted(harness: Harness) -> None:
-    harness.enter("gone", GOOD)
-    harness.gate.drop("gone")
     harness.slow.set()
+    harness.enter("gone", GOOD)
+    harness.library.prepare(BAD, lambda error: None).result(timeout=20)
+    harness.gate.drop("gone")
     harness.turn(1)
     assert harness.admitted == []
     assert harness.refused == {}
 
 
-def test_a_tokenizer_that_cannot_be_read_refuses_everything() -> None:
+def test_nothing_is_compiled_for_an_aborted_request(harness: Harness) -> None:
+    """Symptom: the grammars of clients that were long gone kept others waiting."""
+    harness.enter("gone", GOOD)
+    harness.enter("there", BAD)
+    harness.gate.drop("gone")
+    harness.slow.set()
+    harness.turn(1)
+    assert list(harness.refused) == ["there"]
+    assert GOOD not in harness.library
+
+
+class Panic(BaseException):
+    """What a panic in Rust becomes: PyO3's PanicException is no `Exception` either."""
+
+
+@pytest.mark.parametrize("error_type", [OSError, Panic])
+def test_a_compiler_that_fails_in_any_way_refuses_everything(error_type: type[BaseException]) -> None:
+    """Symptom: after a panic inside llguidance the request waited for ever. Cause: only `Exception` was caught."""
+
     def broken() -> GrammarCompiler:
-        raise OSError("no tokenizer")
+        raise error_type("no tokenizer")
 
     library = GrammarLibrary(broken)
     answers: queue.SimpleQueue[GrammarError | None] = queue.SimpleQueue()

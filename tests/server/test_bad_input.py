@@ -141,6 +141,45 @@ async def test_chat_fields(http: aiohttp.ClientSession, fields: dict[str, Any], 
         assert param in error["message"] or error["code"] == "context_length_exceeded"
 
 
+LARGE = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(4000)}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": LARGE}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"structured_outputs": {"json": LARGE}}, "structured_outputs.json"),
+        ({"guided_json": json.dumps(LARGE)}, "guided_json"),
+        ({"guided_choice": ["x" * 70_000]}, "guided_choice"),
+    ],
+)
+async def test_sources_of_grammars_that_are_too_large(
+    http: aiohttp.ClientSession, fields: dict[str, Any], param: str
+) -> None:
+    """Symptom: a schema of 6.6 MiB held the event loop for a second. Cause: its size was looked at by the engine only,
+    once it was converted."""
+    status, error = await refused(http, CHAT, {"model": "tiny", "messages": HELLO, **fields})
+    assert (status, error["param"], error["code"]) == (400, param, "invalid_grammar")
+    assert param in error["message"]
+    assert "at most 65536" in error["message"]
+
+
+def test_functions_are_too_large_together() -> None:
+    """As above; each of the 128 may be within the bound."""
+    half = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1500)}}
+    tools = [{"type": "function", "function": {"name": name, "parameters": half}} for name in "abc"]
+    body = {"model": "tiny", "messages": HELLO, "tools": tools, "tool_choice": "required"}
+    request = parse(ChatRequest, body)
+    with pytest.raises(RequestError, match=r"'tools': has .* at most 65536") as error:
+        request.call_grammar(beside_format=False)
+    assert error.value.param == "tools"
+    free = parse(ChatRequest, body | {"tool_choice": "auto"})
+    assert free.call_grammar(beside_format=False) is None
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

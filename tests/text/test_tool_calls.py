@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -52,8 +53,9 @@ CASES = [
     ('<tool_call>{"name": "wea', '<tool_call>{"name": "wea', []),
     ('<tool_call>{"name": "now", "arguments": {"a": ', "", [("now", '{"a": ')]),
     ('<tool_call>{"name": "now", "arguments": {"a": </tool_call>x', "x", [("now", '{"a": ')]),
-    ('<tool_call>{"name": "now", "arguments": {"a": 1}, "id": 7}</tool_call>',
-     ', "id": 7}</tool_call>', [("now", '{"a": 1}')]),
+    ('<tool_call>{"name": "now", "arguments": {"a": 1}, "id": 7}</tool_call>', "", [("now", '{"a": 1}')]),
+    ('<tool_call>{"name": "now", "arguments": {}}\n' + PARIS, "", [("now", "{}"), ("weather", '{"city": "Paris"}')]),
+    ('<tool_call>{"name": "now", "arguments": {}}\n', "", [("now", "{}")]),
 ]  # fmt: skip
 
 
@@ -112,3 +114,40 @@ def test_arguments_come_as_they_are_written() -> None:
 def test_no_more_calls_than_are_wanted() -> None:
     text = PARIS + "\n" + call("now", "{}") + "tail"
     assert parse([text], at_most=1) == parse(list(text), at_most=1) == ("", [("weather", '{"city": "Paris"}')])
+
+
+def test_no_more_calls_than_are_wanted_where_tags_stay_open() -> None:
+    """Symptom: two calls where one was wanted, and `}` as content. Cause: only closing tags counted."""
+    text = '<tool_call>{"name": "now", "arguments": {}}\n' + PARIS
+    assert parse([text], at_most=1) == parse(list(text), at_most=1) == ("", [("now", "{}")])
+
+
+@pytest.mark.parametrize("body", ['{"name": ["now"]}', '{"name": {"a": 1}}', '{"name": null}', "[" * 3000])
+def test_a_body_of_any_shape_is_content(body: str) -> None:
+    """Symptom: TypeError (a list is not hashable) or RecursionError ended the answer; only ValueError was caught."""
+    text = f"<tool_call>{body}</tool_call>"
+    assert parse([text]) == parse(list(text)) == (text, [])
+
+
+def test_a_tag_that_is_never_closed_costs_little() -> None:
+    """Symptom: 8,000 tokens after a lone tag kept the event loop busy for 11 s. Cause: each token scanned all again."""
+    text = "<tool_call>" + "word " * 8000
+    parser = ToolCallParser(NAMES)
+    began = time.process_time()
+    content = "".join(parser.push(piece).content for piece in itertools.repeat("word ", 8000))
+    assert content == text[len("<tool_call>") :].rstrip()
+    plain = time.process_time() - began
+    parser = ToolCallParser(NAMES)
+    began = time.process_time()
+    shown = [parser.push("<tool_call>").content] + [parser.push("word ").content for _ in range(8000)]
+    assert time.process_time() - began < 10 * plain + 0.1
+    assert any(shown[:-1]), "held for ever"
+    assert "".join(shown) == text.rstrip()
+
+
+@pytest.mark.parametrize("blanks", [16_300, 16_384, 16_385, 20_000])
+def test_a_body_that_is_too_long_is_content_however_it_is_cut(blanks: int) -> None:
+    text = f'<tool_call>{" " * blanks}{{"name": "now"}}</tool_call> after'
+    whole = parse([text])
+    assert whole == parse(list(text))
+    assert whole == ((" after", [("now", "{}")]) if blanks == 16_300 else (text, []))

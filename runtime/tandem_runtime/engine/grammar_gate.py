@@ -3,43 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
 
-from tandem_runtime.core.errors import GrammarError
+from tandem_runtime.core.errors import GrammarError, OverloadedError, RequestError
 from tandem_runtime.engine.messages import EngineRequest
 from tandem_runtime.grammar.library import GrammarLibrary
 
 
+class _Gated(NamedTuple):
+    request: EngineRequest
+    arrival: float
+    compilation: Future[None]
+
+
 class GrammarGate:
-    """Used on the engine's thread, which is where `post` brings what has to happen later."""
+    """Used on the engine's thread, which is where `post` brings what has to happen later. Times are in its clock."""
 
     def __init__(self, library: GrammarLibrary, post: Callable[[Callable[[], None]], None]) -> None:
         self._library = library
         self._post = post
-        self._waiting: set[str] = set()
+        self._gated: dict[str, _Gated] = {}
+
+    @property
+    def waiting(self) -> list[EngineRequest]:
+        return [gated.request for gated in self._gated.values()]
 
     def enter(
         self,
         request: EngineRequest,
-        admit: Callable[[EngineRequest], None],
-        refuse: Callable[[EngineRequest, GrammarError], None],
+        now: float,
+        *,
+        room: int,
+        admit: Callable[[EngineRequest, float], None],
+        refuse: Callable[[EngineRequest, RequestError], None],
     ) -> None:
-        """Calls `admit` or `refuse`, now or later. A request that names another in `after` never overtakes it."""
+        """Calls `admit`, with the time of arrival, or `refuse`; now or later.
+
+        A request that names another in `after` never overtakes it. `room`: how many may wait here at once.
+        """
         grammar = request.sampling.grammar
-        if not grammar or (grammar in self._library and request.after not in self._waiting):
-            admit(request)
+        if not grammar or (grammar in self._library and request.after not in self._gated):
+            admit(request, now)
+            return
+        if len(self._gated) >= room:
+            refuse(request, OverloadedError("too many requests are waiting already; try again later"))
             return
 
         def ready(error: GrammarError | None) -> None:
-            if request.request_id not in self._waiting:
-                return  # aborted
-            self._waiting.discard(request.request_id)
+            if self._gated.pop(request.request_id, None) is None:
+                return  # aborted, or overdue
             if error is None:
-                admit(request)
+                admit(request, now)
             else:
                 refuse(request, error)
 
-        self._waiting.add(request.request_id)
-        self._library.prepare(grammar, lambda error: self._post(lambda: ready(error)))
+        compilation = self._library.prepare(grammar, lambda error: self._post(lambda: ready(error)))
+        self._gated[request.request_id] = _Gated(request, now, compilation)
 
     def drop(self, request_id: str) -> None:
-        self._waiting.discard(request_id)
+        """Its grammar is not compiled, unless that has begun, or another request waits for it too."""
+        gated = self._gated.pop(request_id, None)
+        if gated is not None:
+            gated.compilation.cancel()
+
+    def expire(self, now: float) -> list[tuple[EngineRequest, float]]:
+        """Drops the requests whose deadline has passed; returns them with their arrival."""
+        overdue = [
+            (request, arrival)
+            for request, arrival, _ in self._gated.values()
+            if request.deadline_s is not None and arrival + request.deadline_s <= now
+        ]
+        for request, _ in overdue:
+            self.drop(request.request_id)
+        return overdue

@@ -96,7 +96,7 @@ class Engine:
         """Whether the oldest step in flight was planned before the one before it ended; else it waited for work."""
         self._running = True
         self._outputs: list[EngineOutput] = []
-        self._reporter = StatusReporter(scheduler, decode_handoffs, prefill_handoffs)
+        self._reporter = StatusReporter(scheduler, grammars, decode_handoffs, prefill_handoffs)
 
     def run(self) -> None:
         """Returns after `Shutdown`; raises what ended the executor."""
@@ -156,38 +156,39 @@ class Engine:
             self._submit(plan)
 
     def _receive(self, request: EngineRequest) -> None:
+        now = self._clock()
         if self._grammars is None:
-            self._add(request)
+            self._add(request, now)
         else:
-            self._grammars.enter(request, self._add, self._refuse)
+            self._grammars.enter(request, now, room=self._scheduler.room, admit=self._add, refuse=self._refuse)
 
-    def _add(self, request: EngineRequest) -> None:
+    def _add(self, request: EngineRequest, arrival: float) -> None:
         leader = self._live.get(request.after)
         if leader is not None and leader.num_tokens == 0:
-            leader.followers[request.request_id] = (request, self._clock())
+            leader.followers[request.request_id] = (request, arrival)
             self._leaders[request.request_id] = leader
         else:
-            self._admit(request, self._clock())
+            self._admit(request, arrival)
 
-    def _admit(self, request: EngineRequest, now: float) -> None:
+    def _admit(self, request: EngineRequest, arrival: float) -> None:
         remote = self._goes_remote(request)
         sequence = Sequence(
             request.request_id,
             request.prompt_token_ids,
             request.sampling,
-            arrival=now,
-            deadline=None if request.deadline_s is None else now + request.deadline_s,
+            arrival=arrival,
+            deadline=None if request.deadline_s is None else arrival + request.deadline_s,
             output_token_ids=request.output_token_ids,
             priority=request.priority,
             cache_salt=request.cache_salt,
             mode="remote" if remote else "local",
         )
         try:
-            self._scheduler.add(sequence)
+            self._scheduler.add(sequence, outside=len(self._grammars.waiting) if self._grammars is not None else 0)
         except RequestError as error:
             self._refuse(request, error)
             return
-        live = self._live[request.request_id] = Live(request, now)
+        live = self._live[request.request_id] = Live(request, arrival)
         if remote:
             assert self._decode is not None
             self._decode.start(request, live.handoff)
@@ -237,11 +238,16 @@ class Engine:
         self._release_followers(live)
 
     def _expire(self) -> None:
-        for request_id in self._scheduler.expire(self._clock()):
+        now = self._clock()
+        overdue = [Live(*gated) for gated in self._grammars.expire(now)] if self._grammars is not None else []
+        for request_id in self._scheduler.expire(now):
             live = self._live.pop(request_id)
             self._drop(live)
-            trace = live.trace(self._name, self._clock())
-            self._outputs.append(EngineOutput(request_id=request_id, finish_reason="deadline", trace=trace))
+            overdue.append(live)
+        for live in overdue:
+            trace = live.trace(self._name, now)
+            output = EngineOutput(request_id=live.request.request_id, finish_reason="deadline", trace=trace)
+            self._outputs.append(output)
 
     def _commit(self, result: StepResult) -> None:
         self._in_flight -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tandem_runtime.core.plan import StepResult
+from tandem_runtime.engine.grammar_gate import GrammarGate
 from tandem_runtime.engine.handoff_decode import DecodeHandoffs
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.messages import HEARTBEAT_S, EngineStatus
@@ -12,8 +13,15 @@ STATUS_INTERVAL_S = 0.1
 
 
 class StatusReporter:
-    def __init__(self, scheduler: Scheduler, decode: DecodeHandoffs | None, prefill: PrefillHandoffs | None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        grammars: GrammarGate | None,
+        decode: DecodeHandoffs | None,
+        prefill: PrefillHandoffs | None,
+    ) -> None:
         self._scheduler = scheduler
+        self._grammars = grammars
         self._decode = decode
         self._prefill = prefill
         self._steps = 0
@@ -44,6 +52,7 @@ class StatusReporter:
 
     def _status(self) -> EngineStatus:
         counters, decode, prefill = self._scheduler.counters, self._decode, self._prefill
+        gated = self._grammars.waiting if self._grammars is not None else []
         step_seconds, self._step_seconds = self._step_seconds, []
         gap_seconds, self._gap_seconds = self._gap_seconds, []
         handoffs: dict[str, int] = {}
@@ -57,8 +66,8 @@ class StatusReporter:
             moved_bytes["sent"], moved_pages["sent"] = prefill.bytes, prefill.pages
         return EngineStatus(
             running=counters.running,
-            waiting=counters.waiting,
-            waiting_tokens=counters.waiting_tokens,
+            waiting=counters.waiting + len(gated),
+            waiting_tokens=counters.waiting_tokens + sum(len(request.known_token_ids) for request in gated),
             kv_pages_total=counters.pages_total,
             kv_pages_used=counters.pages_used,
             kv_pages_quarantined=counters.pages_quarantined,

@@ -6,7 +6,7 @@ import concurrent.futures
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from llguidance import LLMatcher
 
@@ -32,9 +32,12 @@ class GrammarLibrary:
         with self._lock:
             return grammar in self._matchers
 
-    def prepare(self, grammar: str, on_ready: Callable[[GrammarError | None], None]) -> None:
-        """Calls `on_ready` on the library's thread, in order, once `grammar` is compiled or refused."""
-        self._thread.submit(self._prepare, grammar, on_ready)
+    def prepare(self, grammar: str, on_ready: Callable[[GrammarError | None], None]) -> Future[None]:
+        """Calls `on_ready` on the library's thread, in order, once `grammar` is compiled or refused.
+
+        Neither is done when the future is cancelled in time.
+        """
+        return self._thread.submit(self._prepare, grammar, on_ready)
 
     def matcher(self, grammar: str) -> LLMatcher:
         """A new one, at its beginning. Compiles only what was prepared so long ago that it has been dropped."""
@@ -54,7 +57,7 @@ class GrammarLibrary:
                 self._compile(grammar)
         except GrammarError as error:
             on_ready(error)
-        except Exception as error:  # of the tokenizer, or a panic inside llguidance
+        except BaseException as error:  # of the tokenizer, or a panic inside llguidance, which is no `Exception`
             on_ready(GrammarError(f"the structure cannot be enforced: {error}"))
         else:
             on_ready(None)

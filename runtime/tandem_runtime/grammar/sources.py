@@ -10,6 +10,7 @@ from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import any_to_lark
 
 from tandem_runtime.core.errors import GrammarError
+from tandem_runtime.grammar.compiler import MAX_SOURCE_CHARS
 
 _WHITESPACE = r" ?|\r?\n[ \t]{0,64}"
 """Between JSON tokens: enough for any common layout, but a model cannot lose itself in blanks."""
@@ -19,6 +20,13 @@ _LARGEST = 2**53
 
 Part = dict[str, Any]
 """One of llguidance's grammars, without its name."""
+
+
+def check_size(source: Any) -> None:
+    """`source`: text or JSON of a client; megabytes would take seconds to convert. Raises `GrammarError`."""
+    text = source if isinstance(source, str) else json.dumps(source, ensure_ascii=False)
+    if len(text) > MAX_SOURCE_CHARS:
+        raise GrammarError(f"has {len(text)} characters; at most {MAX_SOURCE_CHARS} are allowed")
 
 
 def of_json_schema(schema: Mapping[str, Any] | bool, *, strict: bool) -> Part:

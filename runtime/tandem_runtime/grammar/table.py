@@ -28,10 +28,10 @@ class ConstraintTable:
         self._last: Future[None] | None = None
 
     def start(self, slot: int, sampling: SamplingParams, output_token_ids: list[int]) -> None:
-        self._last = self._thread.submit(self._start, slot, sampling, output_token_ids)
+        self._submit(lambda: self._start(slot, sampling, output_token_ids))
 
     def advance(self, slots: list[int], token_ids: Callable[[], list[int]]) -> None:
-        self._last = self._thread.submit(self._advance, slots, token_ids)
+        self._submit(lambda: self._advance(slots, token_ids))
 
     def allowed(self, slot: int) -> NDArray[np.uint8] | None:
         self._wait()
@@ -43,6 +43,16 @@ class ConstraintTable:
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        last = self._last
+
+        def after_last() -> None:
+            if last is not None:
+                last.result()  # raises again what went wrong first
+            work()
+
+        self._last = self._thread.submit(after_last)
 
     def _wait(self) -> None:
         if self._last is not None:

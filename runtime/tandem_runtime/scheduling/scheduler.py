@@ -43,8 +43,16 @@ class Scheduler:
         self._admission_updates: list[SequenceUpdate] = []
         self._now = 0.0
 
-    def add(self, seq: Sequence) -> None:
-        """Raises `PromptTooLongError` when it could never run, `OverloadedError` when the queue is full."""
+    @property
+    def room(self) -> int:
+        """How many more may wait."""
+        return self._config.max_waiting - self._roster.num_waiting
+
+    def add(self, seq: Sequence, *, outside: int = 0) -> None:
+        """`outside`: how many wait elsewhere, and count as if they were queued.
+
+        Raises `PromptTooLongError` when it could never run, `OverloadedError` when the queue is full.
+        """
         num_prompt = len(seq.prompt_token_ids)
         context = self._config.context
         if seq.num_tokens >= context:
@@ -52,8 +60,8 @@ class Scheduler:
                 f"the prompt has {seq.num_tokens} tokens, but prompt and answer together can have at most {context}",
                 param="prompt",
             )
-        if self._roster.num_waiting >= self._config.max_waiting:
-            raise OverloadedError(f"{self._roster.num_waiting} requests are waiting already; try again later")
+        if self.room <= outside:
+            raise OverloadedError(f"{self._roster.num_waiting + outside} requests are waiting already; try again later")
         seq.max_outputs = min(seq.sampling.max_tokens, context - num_prompt)
         assert len(seq.output_token_ids) < seq.max_outputs, "the sequence has ended before"
         seq.chain = self._memory.chain(seq.cache_salt)

@@ -19,6 +19,9 @@ CLOSE = "</tool_call>"
 _HEADER = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.){1,256}")\s*,\s*"arguments"\s*:\s*(?=\{)')
 _HEADER_CHARS = 512
 """Within which a header that can be streamed ends; other calls are read when they are complete."""
+_BODY_CHARS = 16 * 1024
+"""Within which the closing tag of a call that cannot be streamed begins; what is longer is content."""
+_TAG = re.compile(f"{OPEN}|{CLOSE}")
 _OUTSIDE_STRINGS = frozenset(' \t\r\n{}[]:,"0123456789+-.eEtrufalsn')
 """All that JSON has outside of its strings."""
 
@@ -61,6 +64,32 @@ class _Json:
         return "ended" if self.depth == 0 else "goes on"
 
 
+@dataclass(slots=True)
+class _Body:
+    """Where the closing tag begins, of a text that grows; one inside a JSON string does not count."""
+
+    scanned: int = 0
+    in_string: bool = False
+    escaped: bool = False
+
+    def end(self, held: str) -> int | None:
+        """`held`: the text that was seen before, and more. None: not yet, or not within `_BODY_CHARS`."""
+        for index in range(self.scanned, min(len(held), _BODY_CHARS)):
+            char = held[index]
+            if self.in_string:
+                self.in_string = self.escaped or char != '"'
+                self.escaped = char == "\\" and not self.escaped
+            elif char == '"':
+                self.in_string = True
+            elif char == "<" and held.startswith(CLOSE, index):
+                return index
+            elif char == "<" and CLOSE.startswith(held[index:]):
+                self.scanned = index
+                return None
+        self.scanned = min(len(held), _BODY_CHARS)
+        return None
+
+
 class ToolCallParser:
     """Text in, content and calls out; the text may be cut anywhere, and the same comes out.
 
@@ -76,6 +105,7 @@ class ToolCallParser:
         """Text that may belong to a tag, to a header, or to the white space around a call."""
         self._state: Literal["content", "header", "arguments", "tail"] = "content"
         self._json = _Json()
+        self._body = _Body()
         self.calls = 0
         self.done = False
         """Whether as many calls as are wanted have ended."""
@@ -95,7 +125,7 @@ class ToolCallParser:
         """At the end of the answer."""
         held, self._held = self._held, ""
         if self.done or self._state in ("arguments", "tail"):
-            return Found("", []) if self._state != "tail" else Found(held.strip() and held, [])
+            return Found("", [])
         if self._state == "header":
             return self._whole(held)
         return Found(held.rstrip() if self.calls else held, [])
@@ -104,7 +134,7 @@ class ToolCallParser:
         held = self._held
         start = held.find(OPEN)
         if start >= 0:
-            self._held, self._state = held[start + len(OPEN) :], "header"
+            self._held, self._state, self._body = held[start + len(OPEN) :], "header", _Body()
             return Found(held[:start].rstrip(), [])
         keep = _beginning_of(OPEN, held)
         body = held[: len(held) - keep]
@@ -115,17 +145,21 @@ class ToolCallParser:
         return Found(shown, [])
 
     def _in_header(self) -> Found:
-        match = _HEADER.match(self._held[: _HEADER_CHARS + 1])
+        match = self._body.scanned <= _HEADER_CHARS and _HEADER.match(self._held[: _HEADER_CHARS + 1])
         if match and (name := _string(match[1])) in self._names:
             self._held, self._state, self._json = self._held[match.end() :], "arguments", _Json()
             self.calls += 1
             return Found("", [CallDelta(self.calls - 1, name, "")])
-        end = _end_of_body(self._held)
-        if end is None:
+        end = self._body.end(self._held)
+        if end is not None:
+            body, self._held = self._held[:end], self._held[end + len(CLOSE) :]
+            self._state = "content"
+            return self._whole(body, CLOSE)
+        if self._body.scanned < _BODY_CHARS:
             return Found("", [])
-        body, self._held = self._held[:end], self._held[end + len(CLOSE) :]
+        body, self._held = self._held[:_BODY_CHARS], self._held[_BODY_CHARS:]
         self._state = "content"
-        return self._whole(body, CLOSE)
+        return Found(OPEN + body, [])
 
     def _in_arguments(self) -> Found:
         for index, char in enumerate(self._held):
@@ -134,19 +168,19 @@ class ToolCallParser:
                 end = index + (verdict == "ended")
                 arguments, self._held = self._held[:end], self._held[end:]
                 self._state = "tail"
+                self.done = self.calls == self._at_most
                 return Found("", self._append(arguments))
         arguments, self._held = self._held, ""
         return Found("", self._append(arguments))
 
     def _in_tail(self) -> Found:
-        """After the arguments: `}` and the closing tag, or what a confused model writes instead."""
-        rest = self._held.lstrip()
-        rest = rest[1:].lstrip() if rest.startswith("}") else rest
-        if rest.startswith(CLOSE):
-            self._held, self._state = rest[len(CLOSE) :], "content"
-            self.done = self._at_most is not None and self.calls >= self._at_most
-        elif not CLOSE.startswith(rest):
-            self._state = "content"
+        """After the arguments: what is left of the call, which is dropped, up to its closing tag or the next call."""
+        held = self._held
+        if tag := _TAG.search(held):
+            self._held, self._state = held[tag.end() if tag[0] == CLOSE else tag.start() :], "content"
+        else:
+            keep = max(_beginning_of(OPEN, held), _beginning_of(CLOSE, held))
+            self._held = held[len(held) - keep :]
         return Found("", [])
 
     def _append(self, arguments: str) -> list[CallDelta]:
@@ -156,15 +190,16 @@ class ToolCallParser:
         """A complete body that was not streamed."""
         try:
             call = json.loads(body)
-        except ValueError:
-            call = None
-        if not isinstance(call, dict) or call.get("name") not in self._names:
+            name = call.get("name") if isinstance(call, dict) else None
+            if not isinstance(name, str) or name not in self._names:
+                return Found(OPEN + body + close, [])
+            arguments = call.get("arguments", {})
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        except (ValueError, RecursionError):
             return Found(OPEN + body + close, [])
-        arguments = call.get("arguments", {})
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         self.calls += 1
-        self.done = self._at_most is not None and self.calls >= self._at_most
-        return Found("", [CallDelta(self.calls - 1, call["name"], ""), CallDelta(self.calls - 1, None, text)])
+        self.done = self.calls == self._at_most
+        return Found("", [CallDelta(self.calls - 1, name, ""), CallDelta(self.calls - 1, None, text)])
 
 
 def _string(text: str) -> Any:
@@ -172,20 +207,6 @@ def _string(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return None
-
-
-def _end_of_body(held: str) -> int | None:
-    """Where the closing tag begins; one inside a JSON string does not count, unless the body is no JSON at all."""
-    in_string = escaped = False
-    for index, char in enumerate(held):
-        if in_string:
-            in_string = escaped or char != '"'
-            escaped = char == "\\" and not escaped
-        elif char == '"':
-            in_string = True
-        elif char == "<" and held.startswith(CLOSE, index):
-            return index
-    return None
 
 
 def _beginning_of(tag: str, text: str) -> int:

@@ -104,6 +104,7 @@ class StructuredRequest(RequestModel):
             return None
         param, (kind, value) = asked[0]
         try:
+            sources.check_size(value)
             return Structure(_part(kind, value), param)
         except (GrammarError, ValueError, RecursionError) as error:
             raise GrammarError(f"'{param}': {error}", param=param) from error

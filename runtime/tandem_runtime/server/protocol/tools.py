@@ -92,15 +92,15 @@ class ToolRequest(RequestModel):
         exact = self.must_call
         try:
             schemas = {f.name: _arguments(f, exact=exact or bool(f.strict)) for f in functions}
-            return sources.of_tool_calls(schemas, text_between=not only_calls, most_one=self.most_calls == 1)
-        except (ValueError, GrammarError) as error:
+            sources.check_size(schemas)
+            parts = {f.name: sources.of_json_schema(schemas[f.name], strict=bool(f.strict)) for f in functions}
+            return sources.of_tool_calls(parts, text_between=not only_calls, most_one=self.most_calls == 1)
+        except (GrammarError, ValueError, RecursionError) as error:
             raise GrammarError(f"'tools': {error}", param="tools") from error
 
 
-def _arguments(function: FunctionDefinition, *, exact: bool) -> sources.Part:
+def _arguments(function: FunctionDefinition, *, exact: bool) -> dict[str, Any]:
     schema = function.parameters or {}
     if schema.get("type", "object") != "object":
         raise GrammarError(f"the parameters of '{function.name}' must be an object, not {schema['type']!r}")
-    if not exact:
-        schema = {}
-    return sources.of_json_schema({**schema, "type": "object"}, strict=bool(function.strict))
+    return (schema if exact else {}) | {"type": "object"}

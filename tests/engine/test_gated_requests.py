@@ -1,0 +1,109 @@
+"""Requests that wait for their grammars are requests that wait: bounded, counted, and ended at their deadline."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tandem_runtime.core.plan import StepPlan
+from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.engine.grammar_gate import GrammarGate
+from tandem_runtime.engine.loop import Engine
+from tandem_runtime.engine.messages import EngineOutput, EngineRequest, EngineStatus, Outputs
+from tandem_runtime.grammar import sources
+from tandem_runtime.grammar.compiler import GrammarCompiler
+from tandem_runtime.grammar.library import GrammarLibrary
+from tandem_runtime.scheduling import Scheduler, SchedulerConfig
+
+GRAMMAR = sources.combine(sources.of_choices(["a"]))
+
+
+class Harness:
+    """An engine whose steps are planned and never computed."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slow = threading.Event()
+        """The compiler is not there before this is set."""
+        self.library = GrammarLibrary(self._compiler)
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.plans: list[StepPlan] = []
+        self.outputs: list[EngineOutput] = []
+        self.status: EngineStatus | None = None
+        config = SchedulerConfig(
+            page_size=4, num_pages=24, max_num_seqs=1, max_num_batched_tokens=16, max_prefill_tokens_with_decodes=16,
+            max_model_len=80, max_waiting=2, enable_prefix_caching=True, cache_root=b"",
+        )  # fmt: skip
+        self.engine = Engine(
+            name="e0",
+            scheduler=Scheduler(config),
+            submit=self.plans.append,
+            inbox=self.inbox,
+            publish=self._take,
+            grammars=GrammarGate(self.library, self.inbox.put),
+            clock=lambda: self.now,
+        )
+
+    def _compiler(self) -> GrammarCompiler:
+        assert self.slow.wait(20)
+        tokens = [bytes([byte]) for byte in range(256)] + [b"<end>"]
+        return GrammarCompiler(tokens, special_token_ids=[256], eos_token_ids=[256], encode=lambda s: list(s.encode()))
+
+    def _take(self, message: object) -> None:
+        if isinstance(message, Outputs):
+            self.outputs += message.outputs
+        elif isinstance(message, EngineStatus):
+            self.status = message
+
+    def ask(self, request_id: str, grammar: str = GRAMMAR, deadline_s: float | None = None) -> None:
+        sampling = SamplingParams(max_tokens=5, grammar=grammar)
+        self.engine.turn(
+            EngineRequest(request_id=request_id, prompt_token_ids=[1, 2], sampling=sampling, deadline_s=deadline_s)
+        )
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    made = Harness()
+    yield made
+    made.slow.set()
+    made.library.close()
+
+
+def test_they_count_against_the_bound_of_the_queue(harness: Harness) -> None:
+    """Symptom: any number of requests waited for grammars, and the pod looked idle to the gateway."""
+    harness.ask("first")
+    harness.ask("second")
+    harness.ask("third")
+    harness.ask("plain", grammar="")
+    refused = {output.request_id: output.error_code for output in harness.outputs}
+    assert refused == {"third": "engine_overloaded", "plain": "engine_overloaded"}
+    harness.now = 10.0
+    harness.engine.turn(None)
+    assert harness.status is not None
+    assert (harness.status.waiting, harness.status.waiting_tokens) == (2, 4)
+    harness.slow.set()
+    harness.engine.turn(harness.inbox.get(timeout=20))
+    harness.ask("later", grammar="")
+    assert len(harness.outputs) == 2
+    assert harness.plans
+
+
+def test_their_deadline_counts_from_receipt(harness: Harness) -> None:
+    """Symptom: a request that waited for its grammar knew no deadline, and had all of it again afterwards."""
+    harness.ask("short", deadline_s=1.0)
+    harness.ask("long", deadline_s=5.0)
+    harness.now = 2.0
+    harness.engine.turn(None)
+    assert [(output.request_id, output.finish_reason) for output in harness.outputs] == [("short", "deadline")]
+    assert harness.outputs[0].trace is not None
+    assert harness.outputs[0].trace.ttft_seconds == 2.0
+    harness.slow.set()
+    harness.engine.turn(harness.inbox.get(timeout=20))
+    assert [start.slot for plan in harness.plans for start in plan.starts] == [0]
+    harness.now = 5.5
+    harness.engine.turn(None)
+    assert [output.request_id for output in harness.outputs] == ["short", "long"]
