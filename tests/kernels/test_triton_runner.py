@@ -94,15 +94,15 @@ def test_equals_the_eager_runner(folder: Path, device: str) -> None:
     )
 
 
-def test_decode_graphs_change_nothing(one_layer: Path) -> None:
+def test_decode_graphs_change_nothing(one_layer: Path, device: str) -> None:
     graphs: list[Rerun] = []
 
     def capture(work: Callable[[], torch.Tensor | None]) -> tuple[Graph, torch.Tensor | None]:
         graphs.append(Rerun(work))
         return graphs[-1], graphs[-1].result
 
-    plain = load_runner(one_layer, backend="triton")
-    runner = load_runner(one_layer, backend="triton", max_num_seqs=4)
+    plain = load_runner(one_layer, backend="triton", device=device)
+    runner = load_runner(one_layer, backend="triton", device=device, max_num_seqs=4)
     runner.capture_graphs(capture)
     sampling = full_logprobs(plain)
     assert_alike(mixed_steps(runner, sampling), mixed_steps(plain, sampling))
