@@ -154,7 +154,9 @@ class GatewayFlags:
     max_in_flight: int = flag(4096, help="most requests in flight; one more is a 429")
     connect_timeout: float = flag(2.0, help="seconds to connect to a pod")
     request_timeout: float = flag(600.0, help="seconds for a whole answer")
-    stall_timeout: float = flag(120.0, help="seconds a pod may stay silent inside an answer")
+    stall_timeout: float = flag(
+        120.0, help="seconds a pod may stay silent inside an answer, or a client take nothing of it"
+    )
     max_attempts: int = flag(3, help="pods tried before the first byte is sent")
     max_resumes: int = flag(16, help="times one stream may go on at another decode pod; 0: never")
     resume_timeout: float = flag(30.0, help="seconds a broken stream waits for a decode pod to go on at")

@@ -114,7 +114,9 @@ GATEWAY_REQUESTS = _counter("gateway_requests", "Answers by HTTP status", "route
 GATEWAY_IN_FLIGHT = _gauge("gateway_requests_in_flight", "Requests in flight")
 GATEWAY_RETRIES = _counter("gateway_retries", "Attempts after the first", "reason")
 GATEWAY_STREAM_RESUMES = _counter("gateway_stream_resumes", "Streams that went on at another decode pod", "cause")
-GATEWAY_STREAMS_LOST = _counter("gateway_streams_lost", "Streams that no decode pod could go on with", "reason")
+GATEWAY_STREAMS_LOST = _counter(
+    "gateway_streams_lost", "Streams that no decode pod could go on with, or whose client took nothing", "reason"
+)
 GATEWAY_PICKS = _counter("gateway_picks", "Pods picked", "pod", "role")
 GATEWAY_TTFB = _histogram("gateway_time_to_first_byte_seconds", "Request to first body byte", LATENCY_BUCKETS_S)
 GATEWAY_SECONDS = _histogram("gateway_request_seconds", "Request to last body byte", LATENCY_BUCKETS_S)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
 
-from tandem_gateway.errors import ApiError, Stalled, UpstreamTimeout
+from tandem_gateway.errors import ApiError, ClientTooSlow, Stalled, UpstreamTimeout
 
 
 class Expired(Exception):
@@ -21,7 +22,7 @@ class Deadline:
 
     Before the first `touch` silence is no stall: a prompt may queue for long, and an answer that is no stream
     comes in one piece. `touch` is called per chunk, so it moves the timer only when a noticeable part of
-    `stall` has passed.
+    `stall` has passed. While it is the client's turn, the silence is the client's and not the pod's.
     """
 
     def __init__(self, *, end: float, stall: float) -> None:
@@ -33,12 +34,20 @@ class Deadline:
         self._armed_at = float("-inf")
         self._timeout = asyncio.timeout_at(end)
         self._error: ApiError | None = None
+        self._clients_turn = False
 
     def touch(self) -> None:
         now = self._loop.time()
         if now - self._armed_at > self._slack and self._error is None:
             self._armed_at = now
             self._timeout.reschedule(min(self._end, now + self._stall))
+
+    async def clients_turn(self, sending: Awaitable[None]) -> None:
+        """Waits for the client to take what is being sent to it, for `stall` seconds too."""
+        self._clients_turn = True
+        await sending
+        self._clients_turn = False  # not where it was cut off: `_timed_out` is still to ask
+        self.touch()
 
     def expire(self, error: ApiError) -> None:
         """Ends the block now; only while it runs. The first cause stays."""
@@ -61,4 +70,6 @@ class Deadline:
     def _timed_out(self) -> ApiError:
         if self._loop.time() >= self._end:
             return UpstreamTimeout("The answer took longer than the gateway's request timeout.")
+        if self._clients_turn:
+            return ClientTooSlow(f"The client took nothing of the answer for {self._stall:g} seconds.")
         return Stalled(f"The pod sent nothing for {self._stall:g} seconds.")

@@ -71,6 +71,12 @@ class BodyTimeout(ApiError):
     status, type, code = 408, "invalid_request_error", "body_timeout"
 
 
+class ClientTooSlow(ApiError):
+    """In the middle of a stream; no other pod could do better."""
+
+    status, type, code = 408, "invalid_request_error", "client_too_slow"
+
+
 class BodyTooLarge(ApiError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 

@@ -28,6 +28,8 @@ SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 WATCH_SECONDS = 120
 """The server ends each watch after this; a connection silent for longer is dead and is opened anew."""
 WATCH_GRACE_S = 10.0
+MIN_WATCH_S = 1.0
+"""A watch that ends sooner is no end of a watch but a failure to begin one."""
 MIN_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 10.0
 
@@ -80,6 +82,7 @@ class WatchedEndpoints:
         self._version = ""
 
     async def run(self, update: Update) -> None:
+        loop = asyncio.get_running_loop()
         backoff = MIN_BACKOFF_S
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0)) as session:
             while True:
@@ -87,9 +90,13 @@ class WatchedEndpoints:
                     if not self._version:
                         await self._list(session)
                         update(frozenset(self._pods.values()))
+                    began = loop.time()
                     async for event in self._watch(session):
+                        backoff = MIN_BACKOFF_S
                         if self._apply(event):
                             update(frozenset(self._pods.values()))
+                    if loop.time() - began < MIN_WATCH_S:
+                        raise KubernetesError("the watch ended at once")
                     backoff = MIN_BACKOFF_S
                 except Exception as error:
                     expected = isinstance(error, aiohttp.ClientError | OSError | KubernetesError)

@@ -22,7 +22,15 @@ from yarl import URL
 from tandem_gateway import forwarding
 from tandem_gateway.deadline import Deadline, Expired
 from tandem_gateway.delivery import MAX_BARREN_DEATHS, AttemptFailed, Call, Delivery, Interrupted, cause_of
-from tandem_gateway.errors import RETRY_AFTER_S, ApiError, BadUpstream, ModelNotFound, NoPodAvailable, ShuttingDown
+from tandem_gateway.errors import (
+    RETRY_AFTER_S,
+    ApiError,
+    BadUpstream,
+    ClientTooSlow,
+    ModelNotFound,
+    NoPodAvailable,
+    ShuttingDown,
+)
 from tandem_gateway.events import EventRelay, LiveRelay
 from tandem_gateway.fleet import Fleet, Picked
 from tandem_gateway.metrics import GatewayMetrics
@@ -188,6 +196,8 @@ class Proxy:
                     finally:
                         upstream.close()
         except Expired as expired:
+            if isinstance(expired.error, ClientTooSlow):
+                return await self._lose(delivery, "slow_client", expired.error)
             cause = cause_of(expired.error)
             if delivery.begun:
                 if cause is not None and delivery.resumable:

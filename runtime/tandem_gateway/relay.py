@@ -13,6 +13,8 @@ from tandem_gateway.errors import ApiError
 from tandem_gateway.events import EventRelay, LiveRelay
 
 FAREWELL_TIMEOUT_S = 1.0
+_NEVER_WAITS_BYTES = 32 * 1024
+"""So much in an empty buffer stays below the 64 KiB at which a transport makes its writers wait."""
 
 
 class ClientStream:
@@ -31,18 +33,34 @@ class ClientStream:
         await self.response.prepare(self._request)
 
     async def send(self, data: bytes) -> None:
-        """After `begin`. The bytes are on their way before it first waits: a cancelled `send` has sent them."""
-        await self.response.write(data)
+        """After `begin`. A cancelled `send` has sent the bytes all the same, and others may follow.
+
+        aiohttp's writers wait for a full buffer in one future per connection, without a shield: cancelling one of
+        them would end every later one with a CancelledError. So a write that may wait is a task of its own.
+        """
+        transport = self._request.transport
+        if transport is not None and not transport.get_write_buffer_size() and len(data) <= _NEVER_WAITS_BYTES:
+            await self.response.write(data)
+            return
+        writing = asyncio.create_task(self.response.write(data))
+        writing.add_done_callback(_retrieve)
+        await asyncio.shield(writing)
 
     async def fail(self, error: ApiError) -> None:
         """Ends a stream that has begun with an error event; a client that takes no bytes is dropped."""
         try:
             async with asyncio.timeout(FAREWELL_TIMEOUT_S):
-                await self.response.write(error.event())
+                await self.send(error.event())
                 await self.response.write_eof()
         except (TimeoutError, ConnectionError):
             if self._request.transport is not None:
                 self._request.transport.abort()
+
+
+def _retrieve(writing: asyncio.Task[None]) -> None:
+    """Whoever was cancelled no longer asks; a client that left meanwhile is then nobody's error."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 async def relay(
@@ -60,9 +78,9 @@ async def relay(
         if whole := events.feed(chunk):
             await client.begin()
             events.commit()
-            await client.send(whole)
+            await deadline.clients_turn(client.send(whole))
     rest, complete = events.end()
     if rest:
         await client.begin()
-        await client.send(rest)
+        await deadline.clients_turn(client.send(rest))
     return complete

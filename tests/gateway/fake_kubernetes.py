@@ -21,6 +21,8 @@ class FakeKubernetes:
     """Query of each watch."""
     mute: bool = False
     """Watches stay open and silent, past their own timeout, like a dead connection."""
+    ends_at_once: bool = False
+    """Watches end in good order before they have begun."""
     oldest: int = 0
     """Watching from before this version is answered with 410."""
     url: str = ""
@@ -93,6 +95,8 @@ class FakeKubernetes:
         self._open.add(response)
         at = int(request.query["resourceVersion"])
         try:
+            if self.ends_at_once:
+                return response
             if self.mute:
                 await asyncio.Event().wait()
             async with asyncio.timeout(float(request.query["timeoutSeconds"])), self._changed:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from support.held_up import held_up, narrow_connector
 from support.scripted_engine import ScriptedEngine
 from tandem_contract.flags import ServeFlags
 from tandem_contract.headers import SIGNATURE
@@ -142,6 +143,28 @@ async def test_what_outlasts_the_drain_timeout_ends_in_an_error(life: Life, n: i
                 assert refused.status == 503
         assert await exit_status == 0
     assert len(life.engine.ended) == n + 1
+
+
+async def test_a_client_that_reads_nothing_is_told_of_the_end_once_it_reads_on(
+    life: Life, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The drain's cancellation meets a write that waits for the client, and must spare what is written after it."""
+    life.engine.resize(max_model_len=100_000)
+    words = tokenizer.encode("Hello, world.", add_special_tokens=False) * 4000
+    life.engine.reply = lambda request: words
+    life.flags = replace(life.flags, drain_timeout=0.05)
+    async with life.running() as (http, exit_status):
+        await life.until_ready(http)
+        long = BODY | {"stream": True, "max_tokens": len(words), "logprobs": True, "top_logprobs": 20}
+        narrow = aiohttp.ClientSession(life.url, connector=narrow_connector(), read_bufsize=1024)
+        async with narrow, narrow.post(CHAT, json=long) as response:
+            await held_up(life.flags.port)
+            life.stop.set()
+            while "drain timeout" not in caplog.text:
+                await probe(http, "/readyz")
+            raw = await response.text()
+            assert '"error"' in raw.rstrip().splitlines()[-1]
+        assert await exit_status == 0
 
 
 async def test_a_prefill_pod_ends_its_peers_work_first(life: Life) -> None:
