@@ -163,4 +163,8 @@ def _b64(data: bytes) -> bytes:
 
 
 def _unb64(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    # The last character may have bits that belong to no byte: one ticket has one spelling.
+    if _b64(data) != text.encode():
+        raise ValueError("not the shortest spelling")
+    return data
