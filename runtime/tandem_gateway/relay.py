@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import aiohttp
 from aiohttp import web
+from tandem_contract.shielded_write import shielded_write
 
 from tandem_gateway.deadline import Deadline
 from tandem_gateway.errors import ApiError
 from tandem_gateway.events import EventRelay, LiveRelay
 
 FAREWELL_TIMEOUT_S = 1.0
-_NEVER_WAITS_BYTES = 32 * 1024
-"""So much in an empty buffer stays below the 64 KiB at which a transport makes its writers wait."""
 
 
 class ClientStream:
@@ -33,18 +32,8 @@ class ClientStream:
         await self.response.prepare(self._request)
 
     async def send(self, data: bytes) -> None:
-        """After `begin`. A cancelled `send` has sent the bytes all the same, and others may follow.
-
-        aiohttp's writers wait for a full buffer in one future per connection, without a shield: cancelling one of
-        them would end every later one with a CancelledError. So a write that may wait is a task of its own.
-        """
-        transport = self._request.transport
-        if transport is not None and not transport.get_write_buffer_size() and len(data) <= _NEVER_WAITS_BYTES:
-            await self.response.write(data)
-            return
-        writing = asyncio.create_task(self.response.write(data))
-        writing.add_done_callback(_retrieve)
-        await asyncio.shield(writing)
+        """After `begin`. A cancelled `send` has sent the bytes all the same, and others may follow."""
+        await shielded_write(self._request.transport, self.response.write, data)
 
     async def fail(self, error: ApiError) -> None:
         """Ends a stream that has begun with an error event; a client that takes no bytes is dropped."""
@@ -55,12 +44,6 @@ class ClientStream:
         except (TimeoutError, ConnectionError):
             if self._request.transport is not None:
                 self._request.transport.abort()
-
-
-def _retrieve(writing: asyncio.Task[None]) -> None:
-    """Whoever was cancelled no longer asks; a client that left meanwhile is then nobody's error."""
-    if not writing.cancelled():
-        writing.exception()
 
 
 async def relay(

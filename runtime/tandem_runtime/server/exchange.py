@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from tandem_contract import headers
 from tandem_contract.handoff import RequestTrace
 from tandem_contract.live_stream import END
+from tandem_contract.shielded_write import shielded_write
 
 from tandem_runtime.core.errors import DeadlineExceededError, EngineDeadError, RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored
@@ -31,9 +32,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT_GRACE_S = 5.0
 """The engine ends a request at its deadline. Where that does not help, because the client reads nothing or the engine
 hangs, the server does so this much later."""
-
-_NEVER_WAITS_BYTES = 32 * 1024
-"""So much in an empty buffer stays below the 64 KiB at which a transport makes its writers wait."""
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -138,7 +136,7 @@ class Exchange:
                 raise
             words = self._last_words(error)
             if not (self.past.live and isinstance(words, _POD_ERRORS)):
-                await _send(request, response, script.failure(words))
+                await shielded_write(request.transport, response.write, script.failure(words))
         return response
 
     def _time_limit(self) -> asyncio.Timeout:
@@ -158,10 +156,10 @@ class Exchange:
         async for choice, delta in news:
             if not response.prepared:
                 await response.prepare(request)
-            await _send(request, response, script.events(choice, delta))
+            await shielded_write(request.transport, response.write, script.events(choice, delta))
         if not response.prepared:  # a resumed stream of which only the ending was missing
             await response.prepare(request)
-        await _send(request, response, script.ending())
+        await shielded_write(request.transport, response.write, script.ending())
 
     def usage_so_far(self) -> ChunkUsage:
         match self.usage_in_chunks:
@@ -230,27 +228,6 @@ class _Script:
 
     def _closed(self, events: bytes) -> bytes:
         return events + END if self._live else events
-
-
-async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-    """A cancelled `_send` has sent the bytes all the same, and others may follow.
-
-    aiohttp's writers wait for a full buffer in one future per connection, without a shield: cancelling one of them
-    would end every later one with a CancelledError. So a write that may wait is a task of its own.
-    """
-    transport = request.transport
-    if transport is not None and not transport.get_write_buffer_size() and len(data) <= _NEVER_WAITS_BYTES:
-        await response.write(data)
-        return
-    writing = asyncio.create_task(response.write(data))
-    writing.add_done_callback(_retrieve)
-    await asyncio.shield(writing)
-
-
-def _retrieve(writing: asyncio.Task[None]) -> None:
-    """Whoever was cancelled no longer asks; a client that left meanwhile is then nobody's error."""
-    if not writing.cancelled():
-        writing.exception()
 
 
 def _too_slow() -> DeadlineExceededError:
