@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from tandem_contract import headers
 from tandem_contract.api_keys import ApiKeys
 from tandem_contract.reloading import ReloadingFile
+from tandem_http.body import BodyTooSlow, Pace, read_body
 
 from tandem_gateway import errors, forwarding
 from tandem_gateway.cors import Cors
@@ -32,8 +33,6 @@ GENERATE_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 TEXT_ROUTES = ("/v1/embeddings", "/tokenize", "/detokenize")
 PROBES = ("/livez", "/readyz")
 NO_KEY_ROUTES = (*PROBES, "/openapi.json")
-BODY_TIMEOUT_S = 60.0
-"""For a client to send its body; it holds a place among the requests in flight meanwhile."""
 CLIENT_CLOSED = 499
 """nginx's code, in metrics and logs only: the client left before the answer."""
 
@@ -68,6 +67,7 @@ class GatewayApp:
         page: Page | None,
         max_body_bytes: int,
         max_in_flight: int,
+        pace: Pace,
     ) -> None:
         self._fleet = fleet
         self._proxy = proxy
@@ -78,6 +78,7 @@ class GatewayApp:
         self._no_key_routes = NO_KEY_ROUTES + (page.open_paths if page else ())
         self._max_body_bytes = max_body_bytes
         self._max_in_flight = max_in_flight
+        self._pace = pace
         self._started = int(time.time())
         self.in_flight = 0
         self.idle = asyncio.Event()
@@ -186,10 +187,9 @@ class GatewayApp:
         if (request.content_length or 0) > self._max_body_bytes:
             raise errors.BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                return await request.read()
-        except TimeoutError as timeout:
-            raise errors.BodyTimeout(f"The body did not arrive within {BODY_TIMEOUT_S:g} seconds.") from timeout
+            return await read_body(request, self._pace)
+        except BodyTooSlow as slow:
+            raise errors.BodyTimeout(str(slow)) from slow
         except web.RequestPayloadError as broken:
             raise errors.BadRequest(f"The body is broken: {broken}") from broken
 

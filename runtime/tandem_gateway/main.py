@@ -18,6 +18,8 @@ from tandem_contract import ticket
 from tandem_contract.api_keys import ApiKeys
 from tandem_contract.flags import GatewayFlags
 from tandem_contract.reloading import ReloadingFile
+from tandem_http.body import PACE, Pace
+from tandem_http.listening import listening
 
 from tandem_gateway import logs
 from tandem_gateway.app import GatewayApp
@@ -65,7 +67,7 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def serving(flags: GatewayFlags, endpoints: Endpoints) -> AsyncIterator[Gateway]:
+async def serving(flags: GatewayFlags, endpoints: Endpoints, *, pace: Pace = PACE) -> AsyncIterator[Gateway]:
     """Listens until the block ends. Raises `OSError` or `ValueError` for unusable files and ports."""
     keys = ReloadingFile(flags.api_key_file, ApiKeys.parse) if flags.api_key_file else None
     tickets = ReloadingFile(flags.ticket_key_file, ticket.parse_keys) if flags.ticket_key_file else None
@@ -94,6 +96,7 @@ async def serving(flags: GatewayFlags, endpoints: Endpoints) -> AsyncIterator[Ga
         page=Page(fleet) if flags.ui else None,
         max_body_bytes=flags.max_body_bytes,
         max_in_flight=flags.max_in_flight,
+        pace=pace,
     )
     async with fleet, _listening(app.api(), flags.host, flags.port) as api_port:
         async with _listening(app.probes(), flags.host, flags.metrics_port) as metrics_port:
@@ -124,16 +127,9 @@ def _endpoints(flags: GatewayFlags) -> Endpoints:
     return WatchedEndpoints(ApiServer.in_cluster(os.environ), namespace, service)
 
 
-@contextlib.asynccontextmanager
-async def _listening(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
-    # A client that leaves cancels its handler, and with it the pod's work. Bodies are passed on as they came.
-    runner = web.AppRunner(app, handler_cancellation=True, auto_decompress=False, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port, backlog=4096).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+def _listening(app: web.Application, host: str, port: int) -> contextlib.AbstractAsyncContextManager[int]:
+    # Bodies are passed on as they came.
+    return listening(app, host=host, port=port, backlog=4096, auto_decompress=False)
 
 
 def _raise_file_limit() -> None:

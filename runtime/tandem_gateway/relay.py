@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import aiohttp
 from aiohttp import web
-from tandem_contract.shielded_write import shielded_write
+from tandem_http.shielded_write import shielded_write
 
 from tandem_gateway.deadline import Deadline
 from tandem_gateway.errors import ApiError

@@ -13,6 +13,7 @@ from gateway.fake_engine import FakeEngine
 from tandem_contract.flags import GatewayFlags
 from tandem_gateway.endpoints import StaticEndpoints
 from tandem_gateway.main import Gateway, serving
+from tandem_http.body import PACE, Pace
 
 CHAT = "/v1/chat/completions"
 
@@ -52,7 +53,7 @@ class Answer:
 
 @contextlib.asynccontextmanager
 async def gateway_before(
-    *engines: FakeEngine, wait_ready: bool = True, endpoints: Any = None, **changes: Any
+    *engines: FakeEngine, wait_ready: bool = True, endpoints: Any = None, pace: Pace = PACE, **changes: Any
 ) -> AsyncIterator[Client]:
     decode = tuple(engine.url for engine in engines if engine.status.role != "prefill")
     prefill = tuple(engine.url for engine in engines if engine.status.role == "prefill")
@@ -60,7 +61,7 @@ async def gateway_before(
     flags = GatewayFlags(decode=decode or ("http://127.0.0.1:9",), prefill=prefill, **options)
     flags.check()
     async with (
-        serving(flags, endpoints or StaticEndpoints(decode, prefill)) as gateway,
+        serving(flags, endpoints or StaticEndpoints(decode, prefill), pace=pace) as gateway,
         aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session,
     ):
         client = Client(

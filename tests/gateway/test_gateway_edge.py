@@ -12,7 +12,9 @@ import pytest
 from gateway.eventually import eventually
 from gateway.fake_engine import FakeEngine
 from gateway.harness import CHAT, Answer, gateway_before
+from support.raw_http import half_a_body, no_http
 from tandem_contract import headers
+from tandem_http.body import Pace
 
 
 def _error(answer: Answer) -> dict[str, str]:
@@ -74,6 +76,23 @@ async def test_a_10_mb_body_passes_where_it_is_allowed() -> None:
         body = b'{"model": "m", "prompt": "' + b"x" * 10_000_000 + b'"}'
         assert (await client.post(CHAT, data=io.BytesIO(body))).status == 200
         assert engine.seen[0].body == body
+
+
+async def test_a_body_that_does_not_come_is_a_408_and_holds_no_place() -> None:
+    async with (
+        FakeEngine() as engine,
+        gateway_before(engine, pace=Pace(pause_s=0.2), max_in_flight=1) as client,
+        half_a_body("127.0.0.1", client.gateway.api_port, CHAT) as answer,
+    ):
+        status, body = await answer
+        assert (status, json.loads(body)["error"]["code"]) == (408, "body_timeout")
+        assert (await client.chat()).status == 200
+
+
+async def test_what_is_no_http_is_a_400() -> None:
+    async with FakeEngine() as engine, gateway_before(engine) as client:
+        status, body = await no_http("127.0.0.1", client.gateway.api_port)
+        assert (status, json.loads(body)["error"]["code"]) == (400, "malformed_request")
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data"])

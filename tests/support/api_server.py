@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from aiohttp import web
 from support.scripted_engine import ScriptedEngine
 from tandem_runtime.server.app import build_app, build_metrics_app
+from tandem_runtime.server.listen import bind, listen
 from tandem_runtime.server.pod import Pod
 from tandem_runtime.text.tokenizer import Tokenizer
 
@@ -19,7 +21,7 @@ class Server:
     pod: Pod
     engine: ScriptedEngine
     tokenizer: Tokenizer
-    runners: list[web.AppRunner] = field(default_factory=list)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
     url: str = ""
     metrics_url: str = ""
 
@@ -35,13 +37,13 @@ class Server:
         self.metrics_url = await self._listen(build_metrics_app(self.pod))
 
     async def stop(self) -> None:
-        for runner in self.runners:
-            await runner.cleanup()
+        await self.stack.aclose()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     async def _listen(self, app: web.Application) -> str:
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-        self.runners.append(runner)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+        bound = bind("127.0.0.1", 0, flag="--port")
+        await listen(app, bound, self.stack)
+        return f"http://127.0.0.1:{bound.getsockname()[1]}"

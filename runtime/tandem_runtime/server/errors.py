@@ -28,6 +28,11 @@ class MethodNotAllowedError(RequestError):
     code = "method_not_allowed"
 
 
+class BodyTimeoutError(RequestError):
+    status = 408
+    code = "body_timeout"
+
+
 class BodyTooLargeError(RequestError):
     status = 413
     code = "body_too_large"

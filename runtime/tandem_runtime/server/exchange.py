@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from tandem_contract import headers
 from tandem_contract.handoff import RequestTrace
 from tandem_contract.live_stream import END
-from tandem_contract.shielded_write import shielded_write
+from tandem_http.shielded_write import shielded_write
 
 from tandem_runtime.core.errors import DeadlineExceededError, EngineDeadError, RequestError
 from tandem_runtime.server.choice import Choice, Delta, Scored

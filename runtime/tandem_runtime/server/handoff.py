@@ -15,6 +15,7 @@ from aiohttp import web
 from tandem_contract import handoff
 from tandem_contract.headers import SIGNATURE
 from tandem_contract.ticket import NonceLedger, TicketError, sign_message, verify, verify_message
+from tandem_http.body import BodyTooSlow, read_body
 
 from tandem_runtime.engine.client import EngineClient
 from tandem_runtime.engine.messages import ControlCall
@@ -61,7 +62,10 @@ class TicketGate:
 
 def build_handoff_app(engine: EngineClient, gate: TicketGate) -> web.Application:
     async def receive(request: web.Request) -> web.Response:
-        body = await request.read()
+        try:
+            body = await read_body(request)
+        except BodyTooSlow as error:
+            return web.json_response({"error": str(error)}, status=408)
         try:
             gate.check_message(request.path, body, request.headers.get(SIGNATURE, ""))
             if request.path == handoff.PREFILL_PATH:

@@ -11,9 +11,11 @@ from aiohttp import web
 from tandem_contract import headers
 from tandem_contract.live_stream import MAX_RECORD_BYTES, verify_stream
 from tandem_contract.ticket import TicketError
+from tandem_http.body import BodyTooSlow, read_body
 
 from tandem_runtime.core.errors import RequestError
-from tandem_runtime.server.errors import ContentTypeError, UnauthorizedError
+from tandem_runtime.server.errors import BodyTimeoutError, ContentTypeError, UnauthorizedError
+from tandem_runtime.server.keys import POD
 from tandem_runtime.server.live import Past, open_envelope
 from tandem_runtime.server.pod import Pod
 
@@ -66,7 +68,9 @@ async def _read(request: web.Request) -> bytes:
     if request.content_type != "application/json":
         raise ContentTypeError(f"the content type must be application/json, not {request.content_type}")
     try:
-        return await request.read()
+        return await read_body(request, request.app[POD].pace)
+    except BodyTooSlow as error:
+        raise BodyTimeoutError(str(error)) from error
     except (web.RequestPayloadError, ConnectionError) as error:
         raise RequestError(f"the body cannot be read: {error}") from error
 

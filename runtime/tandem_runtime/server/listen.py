@@ -6,6 +6,7 @@ import socket
 from contextlib import AsyncExitStack
 
 from aiohttp import web
+from tandem_http.listening import listening
 
 from tandem_runtime.core.errors import StartupError
 
@@ -31,8 +32,5 @@ def bind(host: str, port: int, *, flag: str) -> socket.socket:
 
 
 async def listen(app: web.Application, bound: socket.socket, stack: AsyncExitStack) -> None:
-    """Until `stack` is closed. Handlers are cancelled when their client goes away, which aborts the engine's work."""
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, bound, backlog=BACKLOG).start()
+    """Until `stack` is closed."""
+    await stack.enter_async_context(listening(app, sock=bound, backlog=BACKLOG))

@@ -12,6 +12,7 @@ from itertools import count
 
 from tandem_contract.flags import ServeFlags
 from tandem_contract.status import PodStatus
+from tandem_http.body import PACE, Pace
 
 from tandem_runtime.core.errors import RequestError, UnknownModelError
 from tandem_runtime.engine.client import EngineClient, EngineInfo
@@ -47,6 +48,8 @@ class Pod:
     tickets: Tickets
     started_at: int
     """Unix seconds."""
+    pace: Pace = PACE
+    """Of request bodies."""
     metrics: Metrics = field(default_factory=Metrics)
     loaded: LoadedModel | None = None
     """None while the model loads."""

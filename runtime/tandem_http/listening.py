@@ -1,0 +1,87 @@
+"""A server for an aiohttp application that answers what is no request as an API does, and waits for nobody for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+
+log = logging.getLogger(__name__)
+
+IDLE_TIMEOUT_S = 75.0
+"""For the head of the next request to be there, from the end of the answer before it; nginx's default. Clients here let
+go of their connections earlier (30 s), and so should a load balancer that keeps them."""
+_MAX_LOGGED = 200
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    app: web.Application,
+    *,
+    backlog: int,
+    auto_decompress: bool = True,
+    idle_timeout: float = IDLE_TIMEOUT_S,
+    **where: Any,
+) -> AsyncIterator[int]:
+    """Serves until the block ends; yields the port. `where`: `host` and `port`, or `sock`. Raises `OSError`.
+
+    Handlers are cancelled when their client goes away, and with them the work they wait for.
+    """
+    loop = asyncio.get_running_loop()
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+    await runner.setup()
+    manager = runner.server
+    assert manager is not None
+
+    options: dict[str, Any] = {
+        "keepalive_timeout": idle_timeout,
+        "auto_decompress": auto_decompress,
+        "access_log": None,
+    }
+    try:
+        server = await loop.create_server(lambda: Connection(manager, loop=loop, **options), backlog=backlog, **where)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's, but for its answer to what it cannot parse: text, and a traceback in the log for each."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        # What comes after the first line is a drawing of where in the bytes it went wrong.
+        reason = exc.message.partition("\n")[0].rstrip(":")
+        log.info("no request, from %s: %s", request.remote, reason[:_MAX_LOGGED])
+        if isinstance(exc, LineTooLong) or reason.startswith("Too many headers"):
+            status = 431
+            text = (
+                f"The request line and each header may have {self.max_line_size} bytes, "
+                f"and a request {self.max_headers} headers."
+            )
+            code = "headers_too_large"
+        else:
+            text = f"This is no HTTP request: {reason[:_MAX_LOGGED]}."
+            code = "malformed_request"
+        error = {"message": text, "type": "invalid_request_error", "param": None, "code": code}
+        response = web.Response(
+            status=status, body=json.dumps({"error": error}).encode(), content_type="application/json"
+        )
+        response.force_close()
+        return response

@@ -1,0 +1,136 @@
+"""What comes over the socket of a server and is no request, or never becomes one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+from aiohttp import web
+from tandem_http.body import BodyTooSlow, Pace, read_body
+from tandem_http.listening import listening
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+SOON_S = 10.0
+TOO_SLOW = b" seconds."
+"""The end of that answer; the server then goes on listening for a while, and closes."""
+
+
+@contextlib.asynccontextmanager
+async def server(*, idle_timeout: float = 60.0, pace: Pace | None = None) -> AsyncIterator[int]:
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            return web.Response(text=str(len(await read_body(request, pace or Pace()))))
+        except BodyTooSlow as slow:
+            return web.Response(status=408, text=str(slow))
+
+    app = web.Application(client_max_size=1 << 20)
+    app.router.add_route("*", "/", answer)
+    async with listening(app, host="127.0.0.1", port=0, backlog=16, idle_timeout=idle_timeout) as port:
+        yield port
+
+
+async def said(
+    port: int, data: bytes, pieces: Iterable[bytes] = (), *, pause: float = 0.0, until: bytes = b""
+) -> bytes:
+    """All that the server says until it closes the connection, or up to `until`.
+
+    The client goes on with a piece after every pause, for as long as it is listened to.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.closing(writer):
+        writer.write(data)
+        hearing = asyncio.create_task(reader.readuntil(until) if until else reader.read())
+        for piece in pieces:
+            done, _ = await asyncio.wait([hearing], timeout=pause)
+            if done:
+                break
+            writer.write(piece)
+        async with asyncio.timeout(SOON_S):
+            return await hearing
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),
+        (GET + b"X-A: " + b"a" * 9000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (GET + b"a" * 9000 + b": 1\r\n\r\n", 431, "headers_too_large"),
+        (GET + b"a: 1\r\n" * 200 + b"\r\n", 431, "headers_too_large"),
+        (b"\x16\x03\x01\x02hello\r\n\r\n", 400, "malformed_request"),
+        (b"G@T / HTTP/1.1\r\n\r\n", 400, "malformed_request"),
+        (b"GET / HTTP/9.1\r\n\r\n", 400, "malformed_request"),
+        (GET + b"no colon\r\n\r\n", 400, "malformed_request"),
+        (GET + b"Content-Length: -1\r\n\r\n", 400, "malformed_request"),
+        (GET + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "malformed_request"),
+    ],
+)
+async def test_what_is_no_request_gets_an_error_in_the_apis_shape(
+    caplog: pytest.LogCaptureFixture, data: bytes, status: int, code: str
+) -> None:
+    """Such clients got plain text, and left a traceback each in the log."""
+    caplog.set_level(logging.INFO)
+    async with server() as port:
+        head, _, body = (await said(port, data)).partition(b"\r\n\r\n")
+    assert head.split()[1] == str(status).encode()
+    assert b"Content-Type: application/json" in head
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    (record,) = [record for record in caplog.records if record.name.startswith(("aiohttp", "tandem"))]
+    assert record.exc_info is None
+    assert "\n" not in record.getMessage()
+    assert len(record.getMessage()) < 300
+
+
+async def test_a_bug_in_a_handler_still_leaves_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(request: web.Request) -> web.Response:
+        raise ZeroDivisionError
+
+    app = web.Application()
+    app.router.add_get("/", fail)
+    async with listening(app, host="127.0.0.1", port=0, backlog=16) as port:
+        assert b" 500 " in await said(port, GET + b"\r\n")
+    assert any(record.exc_info for record in caplog.records)
+
+
+async def test_heads_that_never_end_are_cut_off() -> None:
+    forever = (b"a: b\r\n" for _ in range(10_000))
+    async with server(idle_timeout=0.3) as port:
+        assert await said(port, b"GET / HTTP/1.1\r\n", forever, pause=0.02) == b""
+        # As well behind a request that was in order.
+        assert (await said(port, GET + b"\r\nGET / HTTP/1.1\r\n", forever, pause=0.02)).endswith(b"\r\n\r\n0")
+        assert await said(port, b"") == b""
+
+
+async def test_a_body_that_stops_is_a_408() -> None:
+    async with server(pace=Pace(pause_s=0.2)) as port:
+        answer = await said(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc", until=TOO_SLOW)
+    assert answer.split()[1] == b"408"
+    assert b"3 bytes" in answer
+
+
+async def test_a_trickled_body_is_a_408() -> None:
+    """A timeout between bytes alone would let one byte at a time hold a place for as long as the client likes."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+    async with server(pace=Pace(pause_s=0.4, bytes_per_s=1000)) as port:
+        answer = await said(port, head, (b"x" for _ in range(10_000)), pause=0.02, until=TOO_SLOW)
+    assert answer.split()[1] == b"408"
+
+
+async def test_a_large_body_may_take_its_time_as_long_as_it_comes() -> None:
+    pieces = [b"x" * 1000] * 40
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n"
+    async with server(pace=Pace(pause_s=0.8, bytes_per_s=10_000)) as port:
+        answer = await said(port, head, pieces, pause=0.04)
+    assert answer.endswith(b"\r\n\r\n40000"), "1.6 seconds, with never 0.8 of silence"
+
+
+async def test_what_was_sent_fast_earns_no_long_silence() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n"
+    async with server(pace=Pace(pause_s=0.2, bytes_per_s=1000)) as port:
+        answer = await said(port, head + b"x" * 499_999, until=TOO_SLOW)
+    assert answer.split()[1] == b"408"
