@@ -5,12 +5,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+from tandem_contract.flag_files import flag_file
+from tandem_contract.reloading import ReloadingFile
+
 
 class ApiKeys:
     """Keys as digests: the comparison takes the same time whichever key, and whatever length, is given."""
 
     def __init__(self, keys: list[str]) -> None:
         self._digests = [_digest(key) for key in keys]
+
+    @classmethod
+    def from_file(cls, path: str) -> ReloadingFile[ApiKeys]:
+        """Raises `FlagError`."""
+        with flag_file("api_key_file", path, wants="write one key per line"):
+            return ReloadingFile(path, cls.parse)
 
     @classmethod
     def parse(cls, text: str) -> ApiKeys:

@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from tandem_contract.flag_files import flag_file
+from tandem_contract.reloading import ReloadingFile
+
 DEFAULT_TTL_S = 120.0
 MESSAGE_TTL_S = 120.0
 MIN_KEY_BYTES = 16
@@ -137,6 +140,12 @@ def verify_message(signature: str, path: str, body: bytes, keys: Sequence[bytes]
         raise TicketError("the message's signature does not match", reason="signature")
     if abs(age) > MESSAGE_TTL_S:
         raise TicketError("the message was signed too long ago, or the pods' clocks differ", reason="expired")
+
+
+def keys_from_file(path: str) -> ReloadingFile[tuple[bytes, ...]]:
+    """Raises `FlagError`."""
+    with flag_file("ticket_key_file", path, wants="write one key per line, the one that signs first"):
+        return ReloadingFile(path, parse_keys)
 
 
 def parse_keys(text: str) -> tuple[bytes, ...]:

@@ -17,7 +17,6 @@ from aiohttp import web
 from tandem_contract import ticket
 from tandem_contract.api_keys import ApiKeys
 from tandem_contract.flags import GatewayFlags
-from tandem_contract.reloading import ReloadingFile
 from tandem_http.body import PACE, Pace
 from tandem_http.listening import listening
 
@@ -69,8 +68,8 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def serving(flags: GatewayFlags, endpoints: Endpoints, *, pace: Pace = PACE) -> AsyncIterator[Gateway]:
     """Listens until the block ends. Raises `OSError` or `ValueError` for unusable files and ports."""
-    keys = ReloadingFile(flags.api_key_file, ApiKeys.parse) if flags.api_key_file else None
-    tickets = ReloadingFile(flags.ticket_key_file, ticket.parse_keys) if flags.ticket_key_file else None
+    keys = ApiKeys.from_file(flags.api_key_file) if flags.api_key_file else None
+    tickets = ticket.keys_from_file(flags.ticket_key_file) if flags.ticket_key_file else None
     metrics = GatewayMetrics()
     fleet = Fleet(
         endpoints,

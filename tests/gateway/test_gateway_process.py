@@ -123,6 +123,15 @@ def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
     assert "Traceback" not in log.read_text()
 
 
+def test_a_file_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with python(*gateway_command(replace(flags("http://127.0.0.1:9"), api_key_file="/nowhere")), stderr=log) as gateway:
+        assert gateway.wait(20) == 1
+    assert log.read_text() == (
+        "tandem gateway: --api-key-file /nowhere: there is no such file; write one key per line\n"
+    )
+
+
 async def _until_pods(session: aiohttp.ClientSession, gateway: GatewayProcess, *, ready: int) -> None:
     async def is_so() -> bool:
         async with session.get(gateway.metrics_url + "/metrics") as answer:

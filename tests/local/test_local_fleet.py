@@ -143,6 +143,21 @@ def test_a_busy_port_is_one_line(model: Path) -> None:
     assert not (model / "pids").exists()
 
 
+def test_a_bad_template_is_one_line_and_starts_nothing(model: Path) -> None:
+    with fleet(model, "up", "--", f"--chat-template={model}") as running:
+        assert running.status() == 1
+    wants = "name a Jinja file, or leave the flag out for the model's own"
+    assert running.said == f"tandem up: --chat-template {model}: it is a folder; {wants}\n"
+    assert not (model / "pids").exists()
+
+
+def test_a_pods_flag_that_the_fleet_decides_starts_nothing(model: Path) -> None:
+    with fleet(model, "up", "--", "--host=0.0.0.0") as running:
+        assert running.status() == 2
+    assert "tandem up: error: --host cannot stand after --" in running.said.splitlines()[-1]
+    assert not (model / "pids").exists()
+
+
 def test_log_dir_holds_each_process_output(model: Path) -> None:
     logs = model / "new" / "logs"
     with fleet(model, "up", f"--log-dir={logs}") as running:

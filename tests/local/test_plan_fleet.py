@@ -10,6 +10,7 @@ from tandem_runtime.local.plan import (
     GIB,
     FleetOptions,
     Machine,
+    check_engine_argv,
     check_memory,
     check_options,
     plan_fleet,
@@ -82,13 +83,33 @@ def test_decode_pods_get_twice_the_threads(cores: int, prefill: int, decode: int
     [
         (replace(OPTIONS, decode=0), "--decode"),
         (replace(OPTIONS, prefill=-1), "--prefill"),
-        (replace(OPTIONS, engine=ServeFlags(model="/m", port=1)), "--port"),
-        (replace(OPTIONS, engine=ServeFlags(model="/m", role="decode", ticket_key_file="/x")), "--role"),
     ],
 )
 def test_impossible_options_are_named(options: FleetOptions, flag: str) -> None:
     with pytest.raises(FlagError, match=f"^{flag} "):
         check_options(options)
+
+
+@pytest.mark.parametrize(
+    ("argv", "remedy"),
+    [
+        (["--host", "0.0.0.0"], "before --"),
+        (["--port=8000"], "before --"),
+        (["--seed=3", "--metrics-port", "8080"], "before --"),
+        (["--model=/other"], "before --"),
+        (["--role=both"], "leave it out"),
+        (["--api-key-file=/k"], "leave it out"),
+    ],
+)
+def test_what_the_fleet_decides_is_refused_after_the_dashes(argv: list[str], remedy: str) -> None:
+    """Symptom: `-- --host 0.0.0.0` was accepted and ignored. Cause: values were compared with the defaults."""
+    flag = next(word.partition("=")[0] for word in argv if not word.startswith("--seed") and word.startswith("--"))
+    with pytest.raises(FlagError, match=f"^{flag} cannot stand after --: .*{remedy}"):
+        check_engine_argv(argv)
+
+
+def test_engine_flags_may_stand_after_the_dashes() -> None:
+    check_engine_argv(["--max-model-len=512", "--rope-scaling", "none", "--chat-template=/t", "--no-cuda-graphs"])
 
 
 def test_too_little_memory_says_how_much_is_missing() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -204,6 +205,15 @@ async def test_a_bad_tokenizer_does_not_wait_for_the_weights(life: Life, tmp_pat
 async def test_a_missing_folder_is_known_at_once(life: Life, tmp_path: Path) -> None:
     life.flags = replace(life.flags, model=str(tmp_path / "nowhere"))
     with pytest.raises(StartupError, match=r"--model .*nowhere: no such folder"):
+        await life.serve()
+    assert not life.started.is_set()
+
+
+@pytest.mark.parametrize("flag", ["chat_template", "api_key_file", "ticket_key_file"])
+async def test_unusable_files_are_known_before_the_model_loads(life: Life, tmp_path: Path, flag: str) -> None:
+    changes: dict[str, Any] = {flag: str(tmp_path)}
+    life.flags = replace(life.flags, **changes)
+    with pytest.raises(StartupError, match=f"^--{flag.replace('_', '-')} {tmp_path}: it is a folder; "):
         await life.serve()
     assert not life.started.is_set()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from tandem_runtime.core.errors import RequestError, StartupError
-from tandem_runtime.text.template import ChatTemplate
+from tandem_runtime.text.template import ChatTemplate, check_template
 from tandem_runtime.text.tokenizer import Tokenizer
 from transformers import AutoTokenizer
 
@@ -88,5 +88,24 @@ def test_override_file(tiny_folder: Path, tmp_path: Path) -> None:
     template = Tokenizer(str(tiny_folder), chat_template=str(file)).template
     assert template is not None
     assert template.render([{"role": "user", "content": "a"}]) == "a<|im_end|>"
-    with pytest.raises(StartupError, match=r"gone\.jinja"):
-        Tokenizer(str(tiny_folder), chat_template=str(tmp_path / "gone.jinja"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "there is no such file; "),
+        (b" \n", "it is empty; "),
+        (b"\xff", "it is not UTF-8 text; "),
+        (b"a\n{% for %}", "Expected an expression"),
+        (b"{{ x | no_such_filter }}", "No filter named 'no_such_filter'"),
+    ],
+)
+def test_an_override_that_is_none_is_one_line_that_names_the_flag(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "own.jinja"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(StartupError, match=f"^--chat-template {file}.*{reason}") as error:
+        check_template(str(file))
+    assert "\n" not in str(error.value)

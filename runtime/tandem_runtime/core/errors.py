@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tandem_contract.flags import FlagError
+
 
 class TandemError(Exception):
     """Base of every error Tandem raises on purpose."""
@@ -9,6 +14,15 @@ class TandemError(Exception):
 
 class StartupError(TandemError):
     """The process cannot serve as asked; the message is one line: what, where, remedy."""
+
+
+@contextmanager
+def flag_errors() -> Iterator[None]:
+    """What the contract says of flags, as a `StartupError`."""
+    try:
+        yield
+    except FlagError as error:
+        raise StartupError(str(error)) from error
 
 
 class UnsupportedModelError(StartupError):

@@ -26,6 +26,7 @@ from tandem_runtime.local.plan import (
     POD_HOST,
     FleetOptions,
     Machine,
+    check_engine_argv,
     check_memory,
     check_options,
     plan_fleet,
@@ -34,6 +35,7 @@ from tandem_runtime.local.plan import (
 )
 from tandem_runtime.local.ports import free_ports, require_free
 from tandem_runtime.local.view import TerminalView
+from tandem_runtime.text.template import check_template
 
 LAUNCHER = (sys.executable, "-m", "tandem_cli.main")
 # Each token of its first sentence leads by a logit or more: rounding does not change the answer.
@@ -108,6 +110,10 @@ def _options(
     parser: argparse.ArgumentParser, args: argparse.Namespace, engine_argv: list[str], launcher: tuple[str, ...]
 ) -> FleetOptions:
     """Cheap checks first: nothing is fetched for a command line that cannot work."""
+    try:
+        check_engine_argv(engine_argv)
+    except FlagError as error:
+        parser.error(str(error))
     engine = parse(ServeFlags, [f"--model={args.model}", *engine_argv], prog=f"{parser.prog} --")
     options = FleetOptions(
         engine=engine,
@@ -117,12 +123,12 @@ def _options(
         port=args.port,
         metrics_port=args.metrics_port,
     )
-    if engine.model != args.model:
-        parser.error("--model cannot stand after --: it is the fleet's")
     try:
         check_options(options)
     except FlagError as error:
         parser.error(str(error))
+    if engine.chat_template is not None:
+        check_template(engine.chat_template)
     require_free(args.host, args.port, "--port")
     require_free(args.host, args.metrics_port, "--metrics-port")
     folder = models.resolve_model(args.model, cache_root(os.environ), launcher=launcher)

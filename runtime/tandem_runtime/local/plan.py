@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +21,12 @@ KV_SHARE = 0.6
 """Of what weights and overhead leave, for all pods together; the rest is other programs' and the file cache's."""
 POD_HOST = "127.0.0.1"
 FLEET_OWNS = (
-    *("role", "host", "port", "metrics_port", "handoff_port", "kv_data_port"),
+    *("model", "role", "host", "port", "metrics_port", "handoff_port", "kv_data_port"),
     *("advertise_host", "ticket_key_file", "api_key_file"),
 )
-"""Engine flags that the fleet sets itself."""
+"""Engine flags that are the fleet's to decide."""
+BEFORE = ("model", "host", "port", "metrics_port")
+"""Those of them that may be given before `--`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +54,15 @@ def check_options(options: FleetOptions) -> None:
         raise FlagError("--decode must be at least 1: decode pods answer the clients")
     if options.prefill < 0:
         raise FlagError("--prefill must not be negative")
-    bare = ServeFlags(model=options.engine.model)
+
+
+def check_engine_argv(argv: Sequence[str]) -> None:
+    """What stands after `--`. Raises `FlagError`."""
+    given = {word.partition("=")[0] for word in argv}
     for name in FLEET_OWNS:
-        if getattr(options.engine, name) != getattr(bare, name):
-            raise FlagError(f"{option_name(name)} cannot stand after --: the fleet sets it for each pod")
+        if (option := option_name(name)) in given:
+            remedy = "give it before --, for the fleet" if name in BEFORE else "leave it out"
+            raise FlagError(f"{option} cannot stand after --: the fleet decides it for each pod; {remedy}")
 
 
 def plan_fleet(

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from tandem_contract.api_keys import ApiKeys
 from tandem_contract.reloading import ReloadingFile
-from tandem_contract.ticket import NonceLedger, TicketError, parse_keys, verify
+from tandem_contract.ticket import NonceLedger, TicketError, keys_from_file, verify
 
-from tandem_runtime.core.errors import StartupError
+from tandem_runtime.core.errors import flag_errors
 from tandem_runtime.engine.messages import SignedTicket
 from tandem_runtime.server.errors import UnauthorizedError
 
 MAX_TICKETS = 4
-
-Value = TypeVar("Value")
 
 
 class Clients:
@@ -27,7 +22,9 @@ class Clients:
 
     @classmethod
     def from_file(cls, path: str | None) -> Clients:
-        return cls(None if path is None else _open(path, ApiKeys.parse, flag="--api-key-file"))
+        """Raises `StartupError`."""
+        with flag_errors():
+            return cls(None if path is None else ApiKeys.from_file(path))
 
     def check(self, authorization: str | None) -> None:
         """`authorization`: the header's value. Raises `UnauthorizedError`."""
@@ -46,7 +43,9 @@ class Tickets:
 
     @classmethod
     def from_file(cls, path: str | None) -> Tickets:
-        return cls(None if path is None else _open(path, parse_keys, flag="--ticket-key-file"))
+        """Raises `StartupError`."""
+        with flag_errors():
+            return cls(None if path is None else keys_from_file(path))
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -71,10 +70,3 @@ class Tickets:
             else:
                 good.append(SignedTicket(ticket, text))
         return good, refused
-
-
-def _open(path: str, parse: Callable[[str], Value], *, flag: str) -> ReloadingFile[Value]:
-    try:
-        return ReloadingFile(path, parse)
-    except (OSError, ValueError) as error:
-        raise StartupError(f"{flag} {path}: {error}") from error

@@ -30,6 +30,7 @@ from tandem_runtime.server.handoff import HandoffCaller, TicketGate, build_hando
 from tandem_runtime.server.listen import bind, listen
 from tandem_runtime.server.pod import LoadedModel, Pod
 from tandem_runtime.server.sampling_defaults import NEUTRAL, SamplingDefaults
+from tandem_runtime.text.template import check_template
 from tandem_runtime.text.tokenizer import Tokenizer, check_presence
 
 logger = logging.getLogger(__name__)
@@ -90,11 +91,13 @@ async def serve_pod(
 
 
 def new_pod(flags: ServeFlags) -> Pod:
-    """Raises `StartupError` for what can be told at once: no such model folder, unreadable key files."""
+    """Raises `StartupError` for what can be told at once: no such model folder, unusable key files and template."""
     if not Path(flags.model).is_dir():
         raise StartupError(f"--model {flags.model}: no such folder")
     if flags.load_format != "dummy":
         check_presence(flags.model)
+    if flags.chat_template is not None:
+        check_template(flags.chat_template)
     return Pod(
         name=os.environ.get(env.POD_NAME) or socket.gethostname(),
         flags=flags,

@@ -12,8 +12,9 @@ import jinja2
 from jinja2 import meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tandem_contract.flag_files import flag_file
 
-from tandem_runtime.core.errors import RequestError, StartupError
+from tandem_runtime.core.errors import RequestError, StartupError, flag_errors
 from tandem_runtime.text import tool_calls
 from tandem_runtime.text.reasoning import OPEN
 
@@ -21,8 +22,9 @@ _OWN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
 
 
 class ChatTemplate:
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """`special_tokens` such as {"bos_token": "<s>"}. Raises `StartupError` if `source` is no template."""
+    def __init__(self, source: str, special_tokens: Mapping[str, str], *, name: str = "chat template") -> None:
+        """`special_tokens` such as {"bos_token": "<s>"}; `name` is for errors. Raises `StartupError` if `source` is no
+        template."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _tojson
         environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now}
@@ -30,7 +32,7 @@ class ChatTemplate:
             variables = meta.find_undeclared_variables(environment.parse(source))
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise StartupError(f"chat template, line {error.lineno}: {error.message}") from error
+            raise StartupError(f"{name}, line {error.lineno}: {error.message}") from error
         self._special_tokens = dict(special_tokens)
         self.variables = variables - _OWN_VARIABLES - set(special_tokens) - set(environment.globals)
         """What `chat_template_kwargs` may set; the template reads nothing else."""
@@ -40,12 +42,23 @@ class ChatTemplate:
         """Whether the model's answers may begin with a `<think>` block."""
 
     @classmethod
-    def read(cls, path: str, special_tokens: Mapping[str, str]) -> ChatTemplate:
+    def read(cls, path: Path, special_tokens: Mapping[str, str]) -> ChatTemplate:
+        """The model's own. Raises `StartupError`."""
         try:
-            source = Path(path).read_text(encoding="utf-8")
+            source = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise StartupError(f"chat template {path}: {error}") from error
-        return cls(source, special_tokens)
+        return cls(source, special_tokens, name=f"chat template {path}")
+
+    @classmethod
+    def read_override(cls, path: str, special_tokens: Mapping[str, str]) -> ChatTemplate:
+        """That of `--chat-template`. Raises `StartupError`."""
+        wants = "name a Jinja file, or leave the flag out for the model's own"
+        with flag_errors(), flag_file("chat_template", path, wants=wants):
+            source = Path(path).read_text(encoding="utf-8")
+            if not source.strip():
+                raise ValueError("it is empty")
+        return cls(source, special_tokens, name=f"--chat-template {path}")
 
     def render(
         self,
@@ -73,6 +86,11 @@ class ChatTemplate:
         # A template is a program over the client's data: whatever it raises, these messages do not fit it.
         except Exception as error:
             raise RequestError(f"the chat template refuses these messages: {error}", param="messages") from error
+
+
+def check_template(path: str) -> None:
+    """At once, where reading the tokenizer takes a while. Raises `StartupError`."""
+    ChatTemplate.read_override(path, {})
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:

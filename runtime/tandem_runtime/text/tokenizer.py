@@ -124,13 +124,13 @@ def _template(folder: Path, override: str | None) -> ChatTemplate | None:
         if name.endswith("_token") and isinstance(token, str | dict)
     }
     if override is not None:
-        return ChatTemplate.read(override, special_tokens)
+        return ChatTemplate.read_override(override, special_tokens)
     if (folder / TEMPLATE_FILE).is_file():
-        return ChatTemplate.read(str(folder / TEMPLATE_FILE), special_tokens)
-    source = config.get("chat_template")
+        return ChatTemplate.read(folder / TEMPLATE_FILE, special_tokens)
+    source, name = config.get("chat_template"), f"chat_template of {folder / CONFIG_FILE}"
     if isinstance(source, list):  # several, by name
         source = next((one["template"] for one in source if one["name"] == "default"), None)
-    return None if source is None else ChatTemplate(source, special_tokens)
+    return None if source is None else ChatTemplate(source, special_tokens, name=name)
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
