@@ -8,10 +8,7 @@ import itertools
 import logging
 import multiprocessing
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import zmq
 import zmq.asyncio
@@ -40,6 +37,7 @@ from tandem_runtime.engine.messages import (
     Progress,
     Shutdown,
 )
+from tandem_runtime.engine.private_folder import PrivateFolder
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +66,8 @@ class ProcessEngineClient:
         """Posts the engine's outgoing handoff messages; set by the server's handoff endpoint."""
         self.on_status: Callable[[EngineStatus], None] = lambda status: None
         """Called with every status; set by the metrics collector."""
-        self._folder = Path(tempfile.mkdtemp(prefix="tandem-ipc-"))
+        self._private = PrivateFolder()
+        self._folder = self._private.path
         self._context = zmq.asyncio.Context()
         self._info: asyncio.Future[EngineInfo] | None = None
         self._status = EngineStatus()
@@ -167,7 +166,7 @@ class ProcessEngineClient:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._context.destroy(linger=0)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._private.close()
 
     async def _send(self, message: ipc.ToEngine) -> None:
         await self._outbound.send(ipc.encode(message))

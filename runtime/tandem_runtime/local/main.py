@@ -7,7 +7,6 @@ import asyncio
 import os
 import secrets
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tandem_contract import ports
 from tandem_contract.flags import FlagError, ServeFlags, parse
 
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.engine.private_folder import PrivateFolder
 from tandem_runtime.local import ask, models
 from tandem_runtime.local.cache import cache_root
 from tandem_runtime.local.fleet import run_fleet
@@ -162,9 +162,9 @@ def _run(
     pod_ports = free_ports(POD_HOST, ports_needed(options), avoid=(options.port, options.metrics_port))
     if log_dir is not None:
         _make(log_dir)
-    # A private folder (mode 0700): the key lets its holder use the prefill pods.
-    with tempfile.TemporaryDirectory(prefix="tandem-") as private:
-        key_file = Path(private, "ticket-keys")
+    # The key lets its holder use the prefill pods.
+    with PrivateFolder() as private:
+        key_file = private / "ticket-keys"
         key_file.write_text(secrets.token_hex(32) + "\n")
         programs = plan_fleet(
             options,
