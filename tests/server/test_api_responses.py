@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, get_args
 
 import aiohttp
@@ -10,30 +11,12 @@ import openai
 import orjson
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
-from pydantic import TypeAdapter
+from server.response_events import events_of
 from support.api_server import Server
 from support.scripted_engine import TRACE
 from tandem_runtime.server.protocol.response_output import EVENTS
 
-STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 THOUGHT = "<think>\nHm, easy.\n</think>\n\nHello."
-
-
-async def events_of(http: aiohttp.ClientSession, **fields: Any) -> list[dict[str, Any]]:
-    """The raw events, each checked against the client's types."""
-    body = {"model": "tiny", "input": "Say hello.", "stream": True, **fields}
-    async with http.post("/v1/responses", json=body) as response:
-        assert response.status == 200, await response.text()
-        raw = (await response.read()).decode()
-    events = []
-    for block in raw.removesuffix("\n\n").split("\n\n"):
-        name, data = block.split("\n")
-        event = orjson.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
-        STREAM_EVENT.validate_python(event)
-        events.append(event)
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    return events
 
 
 def prompt_of(server: Server) -> str:
@@ -67,6 +50,35 @@ async def test_reasoning_is_an_item_of_its_own(server: Server, client: openai.As
     assert answer.output_text == "Hello."
     assert answer.usage is not None
     assert answer.usage.output_tokens_details.reasoning_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "begins", "budget"),
+    [
+        ({}, True, None),
+        ({"reasoning": {"effort": "low", "summary": "auto"}}, True, 2048),
+        ({"reasoning": {"effort": "max"}}, True, None),
+        ({"thinking_budget": 7}, True, 7),
+        ({"reasoning": {"effort": "none"}}, False, None),
+    ],
+)
+async def test_effort(
+    server: Server, client: openai.AsyncOpenAI, fields: dict[str, Any], begins: bool, budget: int | None
+) -> None:
+    """As `reasoning_effort` of chat completions."""
+    answer = await client.responses.create(model="tiny", input="Hi", extra_body=fields)
+    thinking = server.engine.requests[-1].sampling.thinking
+    assert (thinking is not None, thinking.budget if thinking is not None else None) == (begins, budget)
+    assert answer.reasoning is not None
+    assert answer.reasoning.effort == fields.get("reasoning", {}).get("effort")
+
+
+async def test_a_model_that_does_not_think_has_no_effort(server: Server, client: openai.AsyncOpenAI) -> None:
+    assert server.pod.loaded is not None
+    server.pod.loaded = replace(server.pod.loaded, splits_reasoning=False)
+    with pytest.raises(openai.BadRequestError, match="does not think") as refusal:
+        await client.responses.create(model="tiny", input="Hi", reasoning={"effort": "low"})
+    assert refusal.value.param == "reasoning.effort"
 
 
 async def test_an_answer_goes_back_as_input(server: Server, client: openai.AsyncOpenAI) -> None:
@@ -180,6 +192,8 @@ async def test_logprobs_are_those_of_the_text(server: Server, client: openai.Asy
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
         ({"input": "x" * 2000}, "input"),
         ({"chat_template_kwargs": {"mood": 1}}, "chat_template_kwargs.mood"),
+        ({"reasoning": {"effort": "extreme"}}, "reasoning.effort"),
+        ({"reasoning": {"effort": "low"}, "thinking_budget": 5}, "reasoning.effort"),
     ],
 )
 async def test_refusals_name_the_field(client: openai.AsyncOpenAI, fields: dict[str, Any], param: str) -> None:

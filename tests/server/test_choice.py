@@ -42,7 +42,7 @@ def run(choice: Choice, news: list[EngineOutput]) -> Delta:
     for output in news:
         delta = choice.accept(output)
         total.reasoning += delta.reasoning
-        total.content += delta.content
+        total.say(delta.content)
         total.scored += delta.scored
         total.finish = delta.finish
         # Logprobs never run ahead of the text they belong to.

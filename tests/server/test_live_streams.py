@@ -30,6 +30,7 @@ async def live_server(flags: ServeFlags, tokenizer: Tokenizer, tmp_path: Path) -
     (tmp_path / "keys").write_bytes(KEY)
     server = new_server(flags, tokenizer)
     server.pod.tickets = Tickets.from_file(str(tmp_path / "keys"))
+    server.engine.resize(max_model_len=4096)
     server.engine.reply = lambda request: tokens_of(server, request.sampling.seed)
     await server.start()
     yield server
@@ -37,8 +38,11 @@ async def live_server(flags: ServeFlags, tokenizer: Tokenizer, tmp_path: Path) -
 
 
 def tokens_of(server: Server, seed: int) -> list[int]:
-    """Another answer for each choice, with characters of several tokens and the beginnings of stop strings."""
+    """Another answer for each choice, with characters of several tokens, calls, and the beginnings of stop strings."""
     text = f"<think>\nHm {seed % 5}\n</think>\n\n你好 aab aaaab STO" + " naïve 🙂" * (seed % 3) + " STOP no"
+    if seed >= CALLING:
+        call = '<tool_call>{"name": "f", "arguments": {"🙂": "STO"}}</tool_call>'
+        text = f"<think>Hm</think>STO{call} and {call}"
     return [*server.tokenizer.encode(text, add_special_tokens=False), 2]
 
 
@@ -91,6 +95,11 @@ def timeless(events: list[bytes]) -> bytes:
 MESSAGES = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 PROMPT = {"model": "tiny", "stream": True, "prompt": "the quick brown", "max_tokens": 200}
 INPUT = {"model": "tiny", "stream": True, "input": "hi"}
+CALLING = 1000
+"""Seeds from here on make the model call functions."""
+FUNCTION = {"name": "f", "parameters": {"type": "object"}}
+CALLS = {"tools": [{"type": "function", "function": FUNCTION}], "seed": CALLING, "stop": "STOP"}
+FLAT_CALLS = CALLS | {"tools": [{"type": "function"} | FUNCTION]}
 USAGE = {"stream_options": {"include_usage": True}}
 BODIES = {
     "chat": (CHAT, MESSAGES),
@@ -104,6 +113,10 @@ BODIES = {
     "prompts": (COMPLETIONS, PROMPT | USAGE | {"prompt": ["the", "lazy dog"], "n": 2}),
     "responses": (RESPONSES, INPUT),
     "responses, logprobs": (RESPONSES, INPUT | {"include": ["message.output_text.logprobs"], "top_logprobs": 1}),
+    "calls": (CHAT, MESSAGES | USAGE | CALLS | {"logprobs": True}),
+    "calls cut short": (CHAT, MESSAGES | CALLS | {"max_tokens": 50}),
+    "responses, calls": (RESPONSES, INPUT | FLAT_CALLS | {"include": ["message.output_text.logprobs"]}),
+    "responses, one call": (RESPONSES, INPUT | FLAT_CALLS | {"parallel_tool_calls": False}),
     "scored only": (COMPLETIONS, PROMPT | {"echo": True, "logprobs": 1, "max_tokens": 0}),
 }
 

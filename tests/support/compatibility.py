@@ -15,7 +15,7 @@ from openai.types import chat, completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import response_create_params
 from pydantic.fields import FieldInfo
-from tandem_runtime.server.protocol import common, messages, response_input
+from tandem_runtime.server.protocol import common, messages, response_input, response_tools, tools
 from tandem_runtime.server.protocol import responses as own_responses
 from tandem_runtime.server.protocol.base import RequestModel
 from tandem_runtime.server.protocol.chat import ChatRequest
@@ -55,6 +55,7 @@ class Section:
 SECTIONS = (
     Section("POST /v1/chat/completions", ChatRequest, chat_params.CompletionCreateParamsStreaming),
     Section("`stream_options`", common.StreamOptions, chat.ChatCompletionStreamOptionsParam),
+    Section("Functions in `tools`", tools.FunctionDefinition, shared_params.FunctionDefinition),
     Section("System and developer messages", messages.SystemMessage, chat.ChatCompletionSystemMessageParam),
     Section(
         "User messages",
@@ -73,6 +74,12 @@ SECTIONS = (
         "`GET`, `DELETE` and the other `/v1/responses/...` routes do not exist.",
     ),
     Section("`stream_options` of a response", own_responses.EventOptions, response_create_params.StreamOptions),
+    Section(
+        "Functions in `tools` of a response",
+        response_tools.FunctionTool,
+        responses.FunctionToolParam,
+        "All other kinds of tools are refused. Without `strict` a function is not strict.",
+    ),
     Section("`reasoning`", own_responses.Reasoning, shared_params.Reasoning),
     Section("`text`", own_responses.TextOptions, responses.ResponseTextConfigParam),
     Section("Message items", response_input.MessageItem, responses.ResponseOutputMessageParam),

@@ -1,4 +1,4 @@
-"""Builds a small byte-level BPE tokenizer with a thinking chat template, as a Hugging Face folder."""
+"""Builds a small byte-level BPE tokenizer with a chat template for thoughts and tools, as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ EOS = "<|im_end|>"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", EOS)
 
 CHAT_TEMPLATE = """\
+{%- if tools %}
+{{- '<|im_start|>tools\\n' + tools | tojson + '<|im_end|>\\n' }}
+{%- endif %}
 {%- for message in messages %}
-{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{{- '<|im_start|>' + message.role + '\\n' + message.content }}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>' + call.function | tojson + '</tool_call>' }}
+{%- endfor %}
+{{- '<|im_end|>\\n' }}
 {%- endfor %}
 {{- '<|im_start|>assistant\\n' }}
 {%- if enable_thinking is defined and enable_thinking is false %}

@@ -18,8 +18,10 @@ def parse(pieces: list[str], *, at_most: int | None = None) -> tuple[str, list[t
     parser = ToolCallParser(NAMES, at_most=at_most)
     content, calls = "", []
     for found in [*map(parser.push, pieces), parser.flush()]:
-        content += found.content
-        for delta in found.calls:
+        for delta in found:
+            if isinstance(delta, str):
+                content += delta
+                continue
             if delta.name is not None:
                 assert delta.index == len(calls)
                 calls.append((delta.name, ""))
@@ -99,13 +101,19 @@ def test_the_cut_does_not_matter(pieces: list[str], data: st.DataObject) -> None
 
 def test_no_half_tag_is_shown() -> None:
     parser = ToolCallParser(NAMES)
-    shown = [parser.push(char).content for char in f"Hi. {PARIS}"]
+    shown = [piece for char in f"Hi. {PARIS}" for piece in parser.push(char) if isinstance(piece, str)]
     assert "".join(shown) == "Hi."
+
+
+def test_pieces_come_in_the_order_of_the_text() -> None:
+    found = ToolCallParser(NAMES).push(f"One.\n{PARIS}\nTwo.\n{call('now', '{}')}\nThree.")
+    kinds = [piece if isinstance(piece, str) else piece.name or "arguments" for piece in found]
+    assert kinds == ["One.", "weather", "arguments", "\nTwo.", "now", "arguments", "\nThree."]
 
 
 def test_arguments_come_as_they_are_written() -> None:
     parser = ToolCallParser(NAMES)
-    deltas = [delta for char in PARIS for delta in parser.push(char).calls]
+    deltas = [delta for char in PARIS for delta in parser.push(char)]
     assert deltas[0].name == "weather"
     assert len(deltas) > 10
     assert json.loads("".join(delta.arguments for delta in deltas)) == {"city": "Paris"}
@@ -134,12 +142,12 @@ def test_a_tag_that_is_never_closed_costs_little() -> None:
     text = "<tool_call>" + "word " * 8000
     parser = ToolCallParser(NAMES)
     began = time.process_time()
-    content = "".join(parser.push(piece).content for piece in itertools.repeat("word ", 8000))
+    content = "".join(found for piece in itertools.repeat("word ", 8000) for found in parser.push(piece))
     assert content == text[len("<tool_call>") :].rstrip()
     plain = time.process_time() - began
     parser = ToolCallParser(NAMES)
     began = time.process_time()
-    shown = [parser.push("<tool_call>").content] + [parser.push("word ").content for _ in range(8000)]
+    shown = ["".join(map(str, parser.push(piece))) for piece in ["<tool_call>", *itertools.repeat("word ", 8000)]]
     assert time.process_time() - began < 10 * plain + 0.1
     assert any(shown[:-1]), "held for ever"
     assert "".join(shown) == text.rstrip()

@@ -13,7 +13,7 @@ from tandem_runtime.engine.messages import EngineOutput
 from tandem_runtime.text.detokenize import IncrementalDetokenizer
 from tandem_runtime.text.reasoning import ReasoningParser
 from tandem_runtime.text.stops import StopMatcher
-from tandem_runtime.text.tool_calls import CallDelta, Found, ToolCallParser
+from tandem_runtime.text.tool_calls import CallDelta, Piece, ToolCallParser
 
 Finish = Literal["stop", "length", "tool_calls"]
 
@@ -29,8 +29,8 @@ class Delta:
     """What is new in a choice."""
 
     reasoning: str = ""
-    content: str = ""
-    calls: list[CallDelta] = field(default_factory=list)
+    said: list[Piece] = field(default_factory=list)
+    """Content and calls, in their order."""
     scored: list[Scored] = field(default_factory=list)
     finish: Finish | None = None
     outputs: list[EngineOutput] = field(default_factory=list)
@@ -39,7 +39,21 @@ class Delta:
     """Logprobs that wait for their text to be shown."""
 
     def __bool__(self) -> bool:
-        return bool(self.reasoning or self.content or self.calls or self.scored or self.finish)
+        return bool(self.reasoning or self.said or self.scored or self.finish)
+
+    @property
+    def content(self) -> str:
+        return "".join([piece for piece in self.said if isinstance(piece, str)])
+
+    @property
+    def calls(self) -> list[CallDelta]:
+        return [piece for piece in self.said if not isinstance(piece, str)]
+
+    def say(self, text: str) -> None:
+        if text and self.said and isinstance(self.said[-1], str):
+            self.said[-1] += text
+        elif text:
+            self.said.append(text)
 
 
 class Choice:
@@ -95,7 +109,7 @@ class Choice:
         if self._stops.stopped:
             delta.finish = "stop"
         elif self._calls_done:
-            delta.content += self._stops.flush()
+            delta.say(self._stops.flush())
             delta.finish = "tool_calls"
         elif output.finish_reason is not None:
             self._flush(delta)
@@ -142,15 +156,21 @@ class Choice:
         if self._tools is None:
             self._show(text, delta)
         else:
-            self._find(self._tools.push(text), delta)
+            self._say(self._tools.push(text), delta)
 
-    def _find(self, found: Found, delta: Delta) -> None:
-        delta.calls += found.calls
-        self._show(found.content, delta)
+    def _say(self, pieces: Sequence[Piece], delta: Delta) -> None:
+        for piece in pieces:
+            if self._stops.stopped:
+                return
+            if isinstance(piece, str):
+                self._show(piece, delta)
+            else:
+                delta.say(self._stops.flush())  # no stop string spans a call
+                delta.said.append(piece)
 
     def _show(self, text: str, delta: Delta) -> None:
         self._fed += len(text)
-        delta.content += text if self.completion_tokens <= self._min_tokens else self._stops.push(text)
+        delta.say(text if self.completion_tokens <= self._min_tokens else self._stops.push(text))
 
     def _flush(self, delta: Delta) -> None:
         if self._reasoning is not None:
@@ -158,8 +178,8 @@ class Choice:
             delta.reasoning += reasoning
             self._feed(text, delta)
         if self._tools is not None:
-            self._find(self._tools.flush(), delta)
-        delta.content += self._stops.flush()
+            self._say(self._tools.flush(), delta)
+        delta.say(self._stops.flush())
 
     def _release(self, delta: Delta) -> None:
         """Logprobs go out with their text: those of held-back text wait, those of cut-off text never go."""

@@ -13,7 +13,8 @@ from tandem_contract import headers
 from tandem_runtime.core.errors import RequestError
 from tandem_runtime.grammar.sources import combine
 from tandem_runtime.server.choice import Choice, Delta, Scored
-from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
+from tandem_runtime.server.collected import Collected, Collection
+from tandem_runtime.server.exchange import ChunkUsage, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
 from tandem_runtime.server.intake import read_generation, wants_trace
 from tandem_runtime.server.keys import POD, REQUEST_ID
@@ -133,6 +134,7 @@ class CompletionFormat:
         self._created = created
         self._echoed = echoed
         self._token_bytes = token_bytes
+        self._collected = Collection()
 
     def opening(self, choice: Choice, usage: ChunkUsage) -> bytes:
         if self._echoed is None:
@@ -160,8 +162,11 @@ class CompletionFormat:
     def failure(self, error: RequestError) -> bytes:
         return error_event(error)
 
-    def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> Completion:
-        return self._answer([self._whole(one) for one in collected], usage, trace)
+    def collect(self, choice: Choice, delta: Delta) -> None:
+        self._collected.add(choice, delta)
+
+    def body(self, usage: Usage, trace: Trace) -> Completion:
+        return self._answer([self._whole(one) for one in self._collected], usage, trace)
 
     def _answer(self, choices: list[CompletionChoice], usage: ChunkUsage, trace: Trace = UNSET) -> Completion:
         return Completion(

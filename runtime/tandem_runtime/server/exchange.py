@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -18,14 +18,13 @@ from tandem_contract.live_stream import END
 from tandem_http.shielded_write import shielded_write
 
 from tandem_runtime.core.errors import DeadlineExceededError, EngineDeadError, RequestError
-from tandem_runtime.server.choice import Choice, Delta, Scored
+from tandem_runtime.server.choice import Choice, Delta
 from tandem_runtime.server.errors import InternalError, UnavailableError
 from tandem_runtime.server.generation import ChoiceRequest, Generation, News
 from tandem_runtime.server.live import Past, record_of, take_up
 from tandem_runtime.server.pod import Pod
 from tandem_runtime.server.protocol.answers import Usage, usage
 from tandem_runtime.server.protocol.common import UsageInChunks
-from tandem_runtime.text.tool_calls import CallDelta
 
 logger = logging.getLogger(__name__)
 
@@ -43,25 +42,9 @@ ChunkUsage = Usage | UnsetType | None
 """What chunks say of usage: nothing, null where the last chunk will say it, or the counts so far."""
 
 
-@dataclass(slots=True)
-class Collected:
-    """All of a choice."""
-
-    choice: Choice
-    reasoning: list[str] = field(default_factory=list)
-    content: list[str] = field(default_factory=list)
-    calls: list[CallDelta] = field(default_factory=list)
-    scored: list[Scored] = field(default_factory=list)
-
-    def add(self, delta: Delta) -> None:
-        self.reasoning.append(delta.reasoning)
-        self.content.append(delta.content)
-        self.calls += delta.calls
-        self.scored += delta.scored
-
-
 class AnswerFormat(Protocol):
-    """How one of the APIs spells its answers. What goes into a stream are whole server-sent events, if any."""
+    """How one of the APIs spells its answers. An answer is either streamed, as whole server-sent events if any, or
+    collected."""
 
     @property
     def keeps_logprobs(self) -> bool:
@@ -82,7 +65,11 @@ class AnswerFormat(Protocol):
         """The end of a stream that cannot go on."""
         ...
 
-    def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> msgspec.Struct: ...
+    def collect(self, choice: Choice, delta: Delta) -> None: ...
+
+    def body(self, usage: Usage, trace: Trace) -> msgspec.Struct:
+        """All that was collected, once every choice has finished."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +93,13 @@ class Exchange:
         return await self._stream(request, self.generation.run(left), script)
 
     async def _whole(self, news: AsyncGenerator[News, None]) -> web.Response:
-        collected = [Collected(choice) for choice in self.choices()]
         try:
             async with self._time_limit(), aclosing(news):
                 async for choice, delta in news:
-                    collected[choice.index].add(delta)
+                    self.format.collect(choice, delta)
         except TimeoutError:
             raise _too_slow() from None
-        body = self.format.body(collected, self.usage(), self.trace())
+        body = self.format.body(self.usage(), self.trace())
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
     async def _stream(

@@ -18,6 +18,7 @@ def render_chat(
     model: LoadedModel,
     messages: list[Message],
     *,
+    messages_param: str = "messages",
     template_kwargs: Mapping[str, Any] | None,
     enable_thinking: bool | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
@@ -25,7 +26,7 @@ def render_chat(
     """The prompt as text. Raises `RequestError`."""
     template = model.tokenizer.template
     if template is None:
-        raise RequestError("the model has no chat template; use /v1/completions", param="messages")
+        raise RequestError("the model has no chat template; use /v1/completions", param=messages_param)
     if tools and not template.knows_tools:
         raise RequestError("the model's chat template has no tools in the hermes format", param="tools")
     variables = dict(template_kwargs or {})
@@ -33,7 +34,7 @@ def render_chat(
         variables["enable_thinking"] = enable_thinking
     elif enable_thinking:
         raise RequestError("the model's chat template has no thinking to enable", param="enable_thinking")
-    return template.render(for_template(messages), tools=tools, variables=variables)
+    return template.render(for_template(messages), messages_param=messages_param, tools=tools, variables=variables)
 
 
 async def encode(model: LoadedModel, text: str, *, add_special_tokens: bool) -> list[int]:

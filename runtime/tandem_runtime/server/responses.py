@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import web
-from tandem_contract import headers
 
 from tandem_runtime.core.errors import RequestError
-from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.server.chat import limits_for, thinking_of
 from tandem_runtime.server.choice import Choice, Delta, Scored
-from tandem_runtime.server.exchange import ChunkUsage, Collected, Exchange, Trace
-from tandem_runtime.server.generation import ChoiceRequest, Generation
-from tandem_runtime.server.intake import read_generation, wants_trace
-from tandem_runtime.server.keys import POD, REQUEST_ID
+from tandem_runtime.server.conversation import Asked, converse
+from tandem_runtime.server.exchange import ChunkUsage, Trace
 from tandem_runtime.server.logprobs import for_chat
-from tandem_runtime.server.pod import LoadedModel
-from tandem_runtime.server.prompts import encode, render_chat
-from tandem_runtime.server.protocol.answers import ContentLogprob, Usage
-from tandem_runtime.server.protocol.base import parse
-from tandem_runtime.server.protocol.convert import to_engine_requests
+from tandem_runtime.server.protocol.answers import ContentLogprob, Usage, call_id
 from tandem_runtime.server.protocol.response_output import (
     Event,
     IncompleteDetails,
@@ -38,99 +29,28 @@ from tandem_runtime.server.protocol.response_output import (
     ResponseInProgress,
     ResponseUsage,
 )
+from tandem_runtime.server.protocol.response_tools import FunctionTool
 from tandem_runtime.server.protocol.responses import ResponsesRequest
 from tandem_runtime.server.response_items import OutputItems
 from tandem_runtime.server.sse import named_event
-from tandem_runtime.text.detokenize import TokenBytes
-from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
-    arrived = time.perf_counter()
-    pod = request.app[POD]
-    given, past = await read_generation(request, pod)
-    body = parse(ResponsesRequest, given)
-    model = pod.model(body.model)
-    with pod.flight():
-        prompt = _render(model, body)
-        [engine_request] = to_engine_requests(
-            body,
-            await encode(model, prompt, add_special_tokens=False),
-            request_id=pod.engine_request_id(request[REQUEST_ID]),
-            info=model.info,
-            defaults=model.defaults,
-            prompt_param="input",
-            limit_param="max_output_tokens",
-            max_tokens=body.max_output_tokens,
-            seed=past.origin.seed,
-            logprobs=body.alternatives,
-            deadline_s=pod.flags.request_timeout - past.elapsed_s,
-            tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
-            limits=limits_for(body.structure(), thinking_of(model, prompt, budget=None)),
-        )
-        choice = Choice(
-            0,
-            model.tokenizer.detokenizer(),
-            reasoning=ReasoningParser(state_after_prompt(prompt)) if model.splits_reasoning else None,
-            stops=body.stops,
-            min_tokens=body.min_tokens,
-        )
-        exchange = Exchange(
-            pod=pod,
-            past=past,
-            generation=Generation(model.engine, pod.metrics, arrived=arrived),
-            prompts=[[ChoiceRequest(choice, engine_request)]],
-            format=ResponseFormat(
-                request[REQUEST_ID],
-                _blank(f"resp_{request[REQUEST_ID]}", past.origin.created, body, engine_request.sampling),
-                token_bytes=model.tokenizer.token_bytes if body.alternatives is not None else None,
-            ),
-            stream=bool(body.stream),
-            wants_trace=wants_trace(request),
-            usage_in_chunks="last",
-        )
-        return await exchange.answer(request)
-
-
-def _render(model: LoadedModel, body: ResponsesRequest) -> str:
-    try:
-        return render_chat(
-            model, body.messages, template_kwargs=body.chat_template_kwargs, enable_thinking=body.enable_thinking
-        )
-    except RequestError as error:
-        if error.param == "messages":
-            error.param = "input"
-        raise
-
-
-def _blank(id: str, created: int, body: ResponsesRequest, sampling: SamplingParams) -> Response:
-    return Response(
-        id=id,
-        created_at=created,
-        model=body.model,
-        instructions=body.instructions,
-        max_output_tokens=body.max_output_tokens,
-        metadata=body.metadata or {},
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_logprobs=body.top_logprobs or 0,
-        text=body.text_format,
-        reasoning={"effort": None, "summary": None},
-    )
+    return await converse(request, ResponsesRequest, ResponseFormat)
 
 
 class ResponseFormat:
     """Implements `exchange.AnswerFormat` for the one choice that a response has."""
 
-    def __init__(self, request_id: str, response: Response, *, token_bytes: TokenBytes | None) -> None:
-        """`response`: before any output; `token_bytes`: only when logprobs were asked for."""
-        self.keeps_logprobs = token_bytes is not None
-        self._response = response
-        self._output = OutputItems(request_id)
-        self._token_bytes = token_bytes
+    def __init__(self, asked: Asked[ResponsesRequest]) -> None:
+        self.keeps_logprobs = asked.token_bytes is not None
+        self._response = _without_output(asked)
+        self._output = OutputItems(asked.request_id)
+        self._token_bytes = asked.token_bytes
         self._unsaid: list[Scored] = []
         """Waiting for their text."""
         self._scored = 0
+        """Before `_unsaid`."""
         self._numbers = count()
 
     def opening(self, choice: Choice, usage: ChunkUsage) -> bytes:
@@ -147,24 +67,32 @@ class ResponseFormat:
     def failure(self, error: RequestError) -> bytes:
         self._response.status = "failed"
         self._response.error = ResponseError(code=_error_code(error), message=str(error))
+        self._output.cut_off()
         self._response.output = self._output.items
         return self._encode([ResponseFailed(response=self._response)])
 
-    def body(self, collected: Sequence[Collected], usage: Usage, trace: Trace) -> Response:
-        [one] = collected
-        whole = Delta(
-            reasoning="".join(one.reasoning), content="".join(one.content), scored=one.scored, finish=one.choice.finish
-        )
-        for _ in self._add(one.choice, whole):
+    def collect(self, choice: Choice, delta: Delta) -> None:
+        for _ in self._add(choice, delta):
             pass
+
+    def body(self, usage: Usage, trace: Trace) -> Response:
         return self._complete(usage, trace)
 
     def _add(self, choice: Choice, delta: Delta) -> Iterable[Event]:
+        if self._output.in_call:
+            self._forget_scored()
         self._unsaid += delta.scored
         if delta.reasoning:
             yield from self._output.reasoning(delta.reasoning)
-        if delta.content:
-            yield from self._output.text(delta.content, self._logprobs(choice))
+        for piece in delta.said:
+            if isinstance(piece, str):
+                yield from self._output.text(piece, self._logprobs(choice))
+                continue
+            self._forget_scored()
+            if piece.name is not None:
+                yield from self._output.call(piece.name, call_id(self._response.id, choice.index, piece.index))
+            if piece.arguments:
+                yield from self._output.arguments(piece.arguments)
         if delta.finish is not None:
             yield from self._output.finish(delta.finish)
             if delta.finish == "length":
@@ -174,10 +102,14 @@ class ResponseFormat:
         """Of text alone: those of reasoning come first, and OpenAI has no place for them."""
         if self._token_bytes is None:
             return []
-        skipped = max(0, choice.reasoning_tokens - self._scored)
-        said, self._unsaid = self._unsaid[skipped:], []
-        self._scored += skipped + len(said)
+        said = self._unsaid[max(0, choice.reasoning_tokens - self._scored) :]
+        self._forget_scored()
         return for_chat(said, self._token_bytes).content
+
+    def _forget_scored(self) -> None:
+        """Those of calls, for which OpenAI has no place either."""
+        self._scored += len(self._unsaid)
+        self._unsaid = []
 
     def _complete(self, usage: Usage | None, trace: Trace) -> Response:
         response = self._response
@@ -195,6 +127,41 @@ class ResponseFormat:
             one.sequence_number = next(self._numbers)
             encoded.append(named_event(str(one.__struct_config__.tag), one))
         return b"".join(encoded)
+
+
+def _without_output(asked: Asked[ResponsesRequest]) -> Response:
+    body, sampling = asked.body, asked.sampling
+    return Response(
+        id=f"resp_{asked.request_id}",
+        created_at=asked.created,
+        model=body.model,
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        metadata=body.metadata or {},
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_logprobs=body.top_logprobs or 0,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        tool_choice=_tool_choice(body),
+        tools=[_tool(tool) for tool in body.tools or ()],
+        text={"format": _text_format(body)},
+        reasoning={"effort": body.effort, "summary": None},
+    )
+
+
+def _tool_choice(body: ResponsesRequest) -> str | dict[str, Any]:
+    choice = body.tool_choice or "auto"
+    return choice if isinstance(choice, str) else choice.model_dump()
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    fields = {"type", "name", "description", "parameters"}
+    return tool.model_dump(include=fields) | {"strict": bool(tool.strict)}
+
+
+def _text_format(body: ResponsesRequest) -> dict[str, Any]:
+    asked = body.text.format if body.text is not None else None
+    return {"type": "text"} if asked is None else asked.model_dump(by_alias=True, exclude_none=True)
 
 
 def _usage(usage: Usage) -> ResponseUsage:

@@ -64,12 +64,14 @@ class ChatTemplate:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        messages_param: str = "messages",
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt, up to and including the opening of the assistant's turn.
 
-        Raises `RequestError` for variables the template does not read, and for messages it refuses.
+        Raises `RequestError` for variables the template does not read, and for messages it refuses (which came in the
+        request's field `messages_param`).
         """
         variables = variables or {}
         for name in variables:
@@ -85,7 +87,7 @@ class ChatTemplate:
             )
         # A template is a program over the client's data: whatever it raises, these messages do not fit it.
         except Exception as error:
-            raise RequestError(f"the chat template refuses these messages: {error}", param="messages") from error
+            raise RequestError(f"the chat template refuses these messages: {error}", param=messages_param) from error
 
 
 def check_template(path: str) -> None:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 OPEN = "<tool_call>"
 CLOSE = "</tool_call>"
@@ -35,9 +35,8 @@ class CallDelta:
     """JSON text, to be appended."""
 
 
-class Found(NamedTuple):
-    content: str
-    calls: list[CallDelta]
+Piece = str | CallDelta
+"""Content, or a part of a call."""
 
 
 @dataclass(slots=True)
@@ -91,7 +90,7 @@ class _Body:
 
 
 class ToolCallParser:
-    """Text in, content and calls out; the text may be cut anywhere, and the same comes out.
+    """Text in, content and calls out, in their order; the text may be cut anywhere, and the same comes out.
 
     A call is announced when its name is known, and its arguments follow as they come. What is no call of a known
     function is content, tags included. White space around calls is dropped.
@@ -110,58 +109,57 @@ class ToolCallParser:
         self.done = False
         """Whether as many calls as are wanted have ended."""
 
-    def push(self, text: str) -> Found:
+    def push(self, text: str) -> list[Piece]:
         self._held += text
-        found = Found("", [])
+        found: list[Piece] = []
         while not self.done:
             state, held = self._state, self._held
-            content, calls = getattr(self, f"_in_{state}")()
-            found = Found(found.content + content, found.calls + calls)
+            found += getattr(self, f"_in_{state}")()
             if (state, held) == (self._state, self._held):
                 break
         return found
 
-    def flush(self) -> Found:
+    def flush(self) -> list[Piece]:
         """At the end of the answer."""
         held, self._held = self._held, ""
         if self.done or self._state in ("arguments", "tail"):
-            return Found("", [])
+            return []
         if self._state == "header":
             return self._whole(held)
-        return Found(held.rstrip() if self.calls else held, [])
+        return _content(held.rstrip() if self.calls else held)
 
-    def _in_content(self) -> Found:
+    def _in_content(self) -> list[Piece]:
         held = self._held
         start = held.find(OPEN)
         if start >= 0:
             self._held, self._state, self._body = held[start + len(OPEN) :], "header", _Body()
-            return Found(held[:start].rstrip(), [])
+            return _content(held[:start].rstrip())
         keep = _beginning_of(OPEN, held)
         body = held[: len(held) - keep]
         shown = body.rstrip()
         if not shown:
-            return Found("", [])
+            return []
         self._held = held[len(shown) :]
-        return Found(shown, [])
+        return [shown]
 
-    def _in_header(self) -> Found:
+    def _in_header(self) -> list[Piece]:
         match = self._body.scanned <= _HEADER_CHARS and _HEADER.match(self._held[: _HEADER_CHARS + 1])
         if match and (name := _string(match[1])) in self._names:
             self._held, self._state, self._json = self._held[match.end() :], "arguments", _Json()
             self.calls += 1
-            return Found("", [CallDelta(self.calls - 1, name, "")])
+            return [CallDelta(self.calls - 1, name, "")]
         end = self._body.end(self._held)
         if end is not None:
             body, self._held = self._held[:end], self._held[end + len(CLOSE) :]
             self._state = "content"
             return self._whole(body, CLOSE)
         if self._body.scanned < _BODY_CHARS:
-            return Found("", [])
+            return []
         body, self._held = self._held[:_BODY_CHARS], self._held[_BODY_CHARS:]
         self._state = "content"
-        return Found(OPEN + body, [])
+        return [OPEN + body]
 
-    def _in_arguments(self) -> Found:
+    def _in_arguments(self) -> list[Piece]:
         for index, char in enumerate(self._held):
             verdict = self._json.feed(char)
             if verdict != "goes on":
@@ -169,11 +167,11 @@ class ToolCallParser:
                 arguments, self._held = self._held[:end], self._held[end:]
                 self._state = "tail"
                 self.done = self.calls == self._at_most
-                return Found("", self._append(arguments))
+                return self._append(arguments)
         arguments, self._held = self._held, ""
-        return Found("", self._append(arguments))
+        return self._append(arguments)
 
-    def _in_tail(self) -> Found:
+    def _in_tail(self) -> list[Piece]:
         """After the arguments: what is left of the call, which is dropped, up to its closing tag or the next call."""
         held = self._held
         if tag := _TAG.search(held):
@@ -181,25 +179,29 @@ class ToolCallParser:
         else:
             keep = max(_beginning_of(OPEN, held), _beginning_of(CLOSE, held))
             self._held = held[len(held) - keep :]
-        return Found("", [])
+        return []
 
-    def _append(self, arguments: str) -> list[CallDelta]:
+    def _append(self, arguments: str) -> list[Piece]:
         return [CallDelta(self.calls - 1, None, arguments)] if arguments else []
 
-    def _whole(self, body: str, close: str = "") -> Found:
+    def _whole(self, body: str, close: str = "") -> list[Piece]:
         """A complete body that was not streamed."""
         try:
             call = json.loads(body)
             name = call.get("name") if isinstance(call, dict) else None
             if not isinstance(name, str) or name not in self._names:
-                return Found(OPEN + body + close, [])
+                return [OPEN + body + close]
             arguments = call.get("arguments", {})
             text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         except (ValueError, RecursionError):
-            return Found(OPEN + body + close, [])
+            return [OPEN + body + close]
         self.calls += 1
         self.done = self.calls == self._at_most
-        return Found("", [CallDelta(self.calls - 1, name, ""), CallDelta(self.calls - 1, None, text)])
+        return [CallDelta(self.calls - 1, name, ""), CallDelta(self.calls - 1, None, text)]
+
+
+def _content(text: str) -> list[Piece]:
+    return [text] if text else []
 
 
 def _string(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Literal
 
 import msgspec
@@ -181,3 +182,8 @@ def usage(*, prompt_tokens: int, completion_tokens: int, cached_tokens: int, rea
         prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
         completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning_tokens),
     )
+
+
+def call_id(answer_id: str, choice: int, index: int) -> str:
+    """The same on every pod that takes part in a stream."""
+    return f"call_{uuid.uuid5(uuid.NAMESPACE_OID, f'{answer_id}/{choice}/{index}').hex[:24]}"

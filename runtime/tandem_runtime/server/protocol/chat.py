@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tandem_runtime.server.protocol.base import not_supported
+from tandem_runtime.server.protocol.base import RequestModel, not_supported
 from tandem_runtime.server.protocol.common import GenerationRequest, TokenCount
+from tandem_runtime.server.protocol.conversation import Conversation, ConversationRequest
 from tandem_runtime.server.protocol.messages import Messages
-from tandem_runtime.server.protocol.thinking import ThinkingRequest
-from tandem_runtime.server.protocol.tools import ToolRequest
+from tandem_runtime.server.protocol.thinking import EFFORT_NOTE, Effort
+from tandem_runtime.server.protocol.tools import (
+    CHOICE_NOTE,
+    MAX_TOOLS,
+    FunctionDefinition,
+    NamedFunction,
+    ToolMode,
+    ToolUse,
+)
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
 
 
-class ChatRequest(GenerationRequest, ToolRequest, ThinkingRequest):
+class Tool(RequestModel):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedTool(RequestModel):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ChatRequest(GenerationRequest, ConversationRequest):
+    effort_param: ClassVar[str] = "reasoning_effort"
+
     messages: Messages
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    reasoning_effort: Effort | None = Field(None, description=EFFORT_NOTE)
+
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolMode | NamedTool | None = Field(None, description=CHOICE_NOTE)
+    parallel_tool_calls: bool | None = None
 
     functions: Nothing | None = not_supported("use 'tools'")
     function_call: Literal["none", "auto"] | None = not_supported("use 'tool_choice'")
@@ -36,13 +61,25 @@ class ChatRequest(GenerationRequest, ToolRequest, ThinkingRequest):
             raise ValueError("'top_logprobs' needs 'logprobs': true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("'max_tokens' and 'max_completion_tokens' differ; give one")
+        self._tool_use()
         return self
 
     @property
-    def token_limit(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
+    def effort(self) -> Effort | None:
+        return self.reasoning_effort
 
-    @property
-    def alternatives(self) -> int | None:
-        """As `SamplingParams.logprobs`."""
-        return (self.top_logprobs or 0) if self.logprobs else None
+    def to_conversation(self) -> Conversation:
+        return Conversation(
+            messages=self.messages,
+            messages_param="messages",
+            tools=self._tool_use(),
+            structure=self.structure(),
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            max_tokens_param="max_tokens" if self.max_completion_tokens is None else "max_completion_tokens",
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
+
+    def _tool_use(self) -> ToolUse:
+        choice = self.tool_choice.function if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+        functions = [tool.function for tool in self.tools or ()]
+        return ToolUse.asked(functions, choice, parallel=self.parallel_tool_calls)

@@ -76,6 +76,10 @@ class SampledRequest(RequestModel):
         return 1
 
     @property
+    def usage_in_chunks(self) -> UsageInChunks:
+        return "last"
+
+    @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 

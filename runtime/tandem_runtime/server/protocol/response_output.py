@@ -37,7 +37,17 @@ class ReasoningOutput(msgspec.Struct, kw_only=True, tag="reasoning"):
     content: list[ReasoningText]
 
 
-Item = OutputMessage | ReasoningOutput
+class FunctionCallOutput(msgspec.Struct, kw_only=True, tag="function_call"):
+    id: str
+    call_id: str
+    """What the function's output will refer to."""
+    name: str
+    arguments: str
+    """JSON text."""
+    status: ItemStatus
+
+
+Item = OutputMessage | ReasoningOutput | FunctionCallOutput
 
 
 class InputTokensDetails(msgspec.Struct, kw_only=True):
@@ -79,15 +89,16 @@ class Response(msgspec.Struct, kw_only=True):
     output: list[Item] = []
     usage: ResponseUsage | None = None
 
+    # What follows repeats the request.
     instructions: str | None
     max_output_tokens: int | None
     metadata: dict[str, Any]
     temperature: float
     top_p: float
     top_logprobs: int
-    parallel_tool_calls: bool = True
-    tool_choice: str = "auto"
-    tools: list[dict[str, Any]] = []
+    parallel_tool_calls: bool
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
     text: dict[str, Any]
     reasoning: dict[str, Any]
     background: bool = False
@@ -166,6 +177,20 @@ class ReasoningDone(_PartEvent, kw_only=True, tag="response.reasoning_text.done"
     text: str
 
 
+class _CallEvent(Event, kw_only=True):
+    item_id: str
+    output_index: int
+
+
+class ArgumentsDelta(_CallEvent, kw_only=True, tag="response.function_call_arguments.delta"):
+    delta: str
+
+
+class ArgumentsDone(_CallEvent, kw_only=True, tag="response.function_call_arguments.done"):
+    name: str
+    arguments: str
+
+
 EVENTS: tuple[type[Event], ...] = (
     ResponseCreated,
     ResponseInProgress,
@@ -176,6 +201,8 @@ EVENTS: tuple[type[Event], ...] = (
     TextDelta,
     TextDone,
     PartDone,
+    ArgumentsDelta,
+    ArgumentsDone,
     ItemDone,
     ResponseCompleted,
     ResponseIncomplete,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.protocol.base import JsonObject, Off, RequestModel, ignored, not_supported
-from tandem_runtime.server.protocol.common import SampledRequest, TokenCount
-from tandem_runtime.server.protocol.messages import Message
+from tandem_runtime.server.protocol.common import TokenCount
+from tandem_runtime.server.protocol.conversation import Conversation, ConversationRequest
 from tandem_runtime.server.protocol.response_input import InputItems, to_messages
+from tandem_runtime.server.protocol.response_tools import FunctionTools, NamedFunctionTool
 from tandem_runtime.server.protocol.structure import (
     JsonObjectFormat,
     JsonSchemaFormat,
@@ -19,6 +20,8 @@ from tandem_runtime.server.protocol.structure import (
     StructuredRequest,
     TextFormat,
 )
+from tandem_runtime.server.protocol.thinking import EFFORT_NOTE, Effort
+from tandem_runtime.server.protocol.tools import CHOICE_NOTE, ToolMode, ToolUse
 
 Include = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
 _STATELESS = "nothing is stored; send the conversation so far in 'input'"
@@ -34,7 +37,9 @@ class TextOptions(RequestModel):
 
 
 class Reasoning(RequestModel):
-    effort: None = not_supported("switch thinking with 'enable_thinking'")
+    effort: Effort | None = Field(None, description=EFFORT_NOTE)
+    context: Literal["auto"] | None = not_supported("the chat template decides which thoughts of 'input' it reads")
+    mode: Literal["standard"] | None = not_supported("there is one mode")
     summary: str | None = ignored("the reasoning itself is in the answer")
     generate_summary: str | None = ignored("the reasoning itself is in the answer")
 
@@ -43,7 +48,9 @@ class EventOptions(RequestModel):
     include_obfuscation: Off | None = not_supported("padding of events")
 
 
-class ResponsesRequest(SampledRequest):
+class ResponsesRequest(ConversationRequest):
+    effort_param: ClassVar[str] = "reasoning.effort"
+
     input: str | InputItems
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
@@ -53,12 +60,10 @@ class ResponsesRequest(SampledRequest):
     text: TextOptions | None = None
     stream_options: EventOptions | None = None
     metadata: JsonObject | None = Field(None, description="Repeated in the answer.")
-    enable_thinking: bool | None = Field(None, description="Short for the same in `chat_template_kwargs`.")
-    chat_template_kwargs: JsonObject | None = Field(None, description="Variables of the model's chat template.")
 
-    tools: Annotated[list[Any], Field(max_length=0)] | None = not_supported("tool calling")
-    tool_choice: Literal["none", "auto"] | None = not_supported("tool calling")
-    parallel_tool_calls: bool | None = ignored("there are no tools")
+    tools: FunctionTools | None = None
+    tool_choice: ToolMode | NamedFunctionTool | None = Field(None, description=CHOICE_NOTE)
+    parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = ignored("there are no built-in tools")
 
     previous_response_id: None = not_supported(_STATELESS)
@@ -72,17 +77,31 @@ class ResponsesRequest(SampledRequest):
     access_programs: None = not_supported("access programs")
 
     @model_validator(mode="after")
-    def _consistent(self) -> ResponsesRequest:
-        if self.enable_thinking is not None and "enable_thinking" in (self.chat_template_kwargs or {}):
-            raise ValueError("'enable_thinking' is given twice: at top level and in 'chat_template_kwargs'")
+    def _consistent_tools(self) -> ResponsesRequest:
+        self._tool_use()
         return self
 
     @property
-    def messages(self) -> list[Message]:
-        return to_messages(self.input, self.instructions)
+    def effort(self) -> Effort | None:
+        return None if self.reasoning is None else self.reasoning.effort
 
-    def structure(self) -> Structure | None:
-        """Raises `RequestError`."""
+    def to_conversation(self) -> Conversation:
+        scored = self.top_logprobs or "message.output_text.logprobs" in (self.include or ())
+        return Conversation(
+            messages=to_messages(self.input, self.instructions),
+            messages_param="input",
+            tools=self._tool_use(),
+            structure=self._structure(),
+            max_tokens=self.max_output_tokens,
+            max_tokens_param="max_output_tokens",
+            # OpenAI gives logprobs where either field asks for them.
+            logprobs=(self.top_logprobs or 0) if scored else None,
+        )
+
+    def _tool_use(self) -> ToolUse:
+        return ToolUse.asked(self.tools or (), self.tool_choice, parallel=self.parallel_tool_calls)
+
+    def _structure(self) -> Structure | None:
         asked: Any = self.text.format if self.text is not None else None
         if isinstance(asked, SchemaFormat):
             asked = JsonSchemaFormat(type="json_schema", json_schema=asked)
@@ -92,15 +111,3 @@ class ResponsesRequest(SampledRequest):
             error.param = "text.format"
             raise
         return None if structure is None else structure._replace(param="text.format")
-
-    @property
-    def text_format(self) -> dict[str, Any]:
-        """As the answer repeats it."""
-        asked = self.text.format if self.text is not None else None
-        return {"format": {"type": "text"} if asked is None else asked.model_dump(by_alias=True, exclude_none=True)}
-
-    @property
-    def alternatives(self) -> int | None:
-        """As `SamplingParams.logprobs`: OpenAI gives logprobs where either field asks for them."""
-        wanted = self.top_logprobs or "message.output_text.logprobs" in (self.include or ())
-        return (self.top_logprobs or 0) if wanted else None

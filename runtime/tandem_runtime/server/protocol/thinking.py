@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from tandem_runtime.server.protocol.base import JsonObject, RequestModel
 
-Effort = Literal["none", "minimal", "low", "medium", "high"]
-BUDGETS: dict[Effort, int] = {"none": 0, "minimal": 512, "low": 2048, "medium": 8192, "high": 32768}
-"""Tokens of a thought."""
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+BUDGETS: dict[Effort, int | None] = {
+    "none": 0,
+    "minimal": 512,
+    "low": 2048,
+    "medium": 8192,
+    "high": 32768,
+    "xhigh": None,
+    "max": None,
+}
+"""Tokens of a thought; None: as many as the model likes."""
+
+EFFORT_NOTE = "A budget by name; `none` switches thinking off."
 
 _Budget = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class ThinkingRequest(RequestModel):
+    """APIs name the effort differently; each defines `effort` and says in `effort_param` what it is called."""
+
+    effort_param: ClassVar[str]
+
     enable_thinking: bool | None = Field(None, description="Short for the same in `chat_template_kwargs`.")
     thinking_budget: _Budget | None = Field(
         None, description="Tokens after which a thought is closed; also in `chat_template_kwargs`."
     )
-    reasoning_effort: Effort | None = Field(None, description="A budget by name; `none` switches thinking off.")
     chat_template_kwargs: JsonObject | None = Field(None, description="Variables of the model's chat template.")
+
+    @property
+    def effort(self) -> Effort | None:
+        raise NotImplementedError
 
     @model_validator(mode="after")
     def _consistent_thinking(self) -> ThinkingRequest:
@@ -32,14 +49,14 @@ class ThinkingRequest(RequestModel):
         budget = variables.get("thinking_budget", 0)
         if type(budget) is not int or budget < 0:
             raise ValueError("'chat_template_kwargs.thinking_budget' must be a number of tokens")
-        if self.reasoning_effort is not None and self.budget_given is not None:
-            raise ValueError("'reasoning_effort' and 'thinking_budget' both limit the thought; give one")
-        if self.reasoning_effort == "none" and True in (self.enable_thinking, variables.get("enable_thinking")):
-            raise ValueError("'reasoning_effort' is 'none', but 'enable_thinking' is true")
+        if self.effort is not None and self._budget_given is not None:
+            raise ValueError(f"'{self.effort_param}' and 'thinking_budget' both limit the thought; give one")
+        if self.effort == "none" and True in (self.enable_thinking, variables.get("enable_thinking")):
+            raise ValueError(f"'{self.effort_param}' is 'none', but 'enable_thinking' is true")
         return self
 
     @property
-    def budget_given(self) -> int | None:
+    def _budget_given(self) -> int | None:
         if self.thinking_budget is not None:
             return self.thinking_budget
         found: int | None = (self.chat_template_kwargs or {}).get("thinking_budget")
@@ -48,12 +65,17 @@ class ThinkingRequest(RequestModel):
     @property
     def budget(self) -> int | None:
         """Tokens of the thought; None: as many as the model likes."""
-        return self.budget_given if self.reasoning_effort is None else BUDGETS[self.reasoning_effort]
+        return self._budget_given if self.effort is None else BUDGETS[self.effort]
+
+    @property
+    def budget_param(self) -> str:
+        """The field that says `budget`."""
+        return "thinking_budget" if self.effort is None else self.effort_param
 
     @property
     def thinks(self) -> bool | None:
         """As asked at top level; None: as the template has it."""
-        return False if self.reasoning_effort == "none" else self.enable_thinking
+        return False if self.effort == "none" else self.enable_thinking
 
     @property
     def template_variables(self) -> dict[str, Any]:
@@ -61,5 +83,5 @@ class ThinkingRequest(RequestModel):
         return {
             name: value
             for name, value in given.items()
-            if name != "thinking_budget" and not (name == "enable_thinking" and self.reasoning_effort == "none")
+            if name != "thinking_budget" and not (name == "enable_thinking" and self.effort == "none")
         }

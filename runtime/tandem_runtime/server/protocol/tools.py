@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.grammar import sources
@@ -20,80 +22,72 @@ class FunctionDefinition(RequestModel):
     strict: bool | None = Field(None, description="Arguments always follow `parameters`, with tool_choice auto too.")
 
 
-class Tool(RequestModel):
-    type: Literal["function"]
-    function: FunctionDefinition
-
-
 class NamedFunction(RequestModel):
     name: str
 
 
-class NamedTool(RequestModel):
-    type: Literal["function"]
-    function: NamedFunction
+CHOICE_NOTE = "A mode, or one function; `allowed_tools` is refused."
+ToolMode = Literal["none", "auto", "required"]
 
 
-ToolChoice = Literal["none", "auto", "required"] | NamedTool
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What the answer may and must call."""
 
+    functions: Sequence[FunctionDefinition]
+    """All that the request defines."""
+    callable: Sequence[FunctionDefinition]
+    must_call: bool
+    most_calls: int | None
 
-class ToolRequest(RequestModel):
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
-
-    @model_validator(mode="after")
-    def _consistent_tools(self) -> ToolRequest:
-        names = [tool.function.name for tool in self.tools or ()]
+    @classmethod
+    def asked(
+        cls,
+        functions: Sequence[FunctionDefinition],
+        choice: ToolMode | NamedFunction | None,
+        *,
+        parallel: bool | None,
+    ) -> ToolUse:
+        """Raises `ValueError` for names that do not fit together."""
+        names = [function.name for function in functions]
         if len(set(names)) < len(names):
             raise ValueError("two of 'tools' have the same name")
-        if self.tool_choice in (None, "none", "auto"):
-            return self
+        most_calls = 1 if parallel is False else None
+        if choice == "none":
+            return cls(functions, (), False, most_calls)
+        if choice in (None, "auto"):
+            return cls(functions, functions, False, most_calls)
         if not names:
             raise ValueError("'tool_choice' asks for a call, but there are no 'tools'")
-        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise ValueError(f"'tool_choice' names '{self.tool_choice.function.name}', which is none of 'tools'")
-        return self
+        if isinstance(choice, NamedFunction):
+            if choice.name not in names:
+                raise ValueError(f"'tool_choice' names '{choice.name}', which is none of 'tools'")
+            return cls(functions, [functions[names.index(choice.name)]], True, 1)
+        return cls(functions, functions, True, most_calls)
 
     @property
-    def callable_functions(self) -> list[FunctionDefinition]:
-        """Those that the answer may call."""
-        functions = [tool.function for tool in self.tools or ()]
-        if self.tool_choice == "none":
-            return []
-        if isinstance(self.tool_choice, NamedTool):
-            return [function for function in functions if function.name == self.tool_choice.function.name]
-        return functions
-
-    @property
-    def must_call(self) -> bool:
-        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
-
-    @property
-    def most_calls(self) -> int | None:
-        return 1 if self.parallel_tool_calls is False or isinstance(self.tool_choice, NamedTool) else None
-
-    @property
-    def template_tools(self) -> list[dict[str, Any]] | None:
+    def for_template(self) -> list[dict[str, Any]] | None:
         """As a chat template reads them; all of them, so that prompts of one conversation share their beginning."""
-        if not self.callable_functions:
+        if not self.callable:
             return None
-        return [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in self.tools or ()]
+        fields = {"name", "description", "parameters"}
+        return [
+            {"type": "function", "function": function.model_dump(include=fields, exclude_none=True)}
+            for function in self.functions
+        ]
 
-    def call_grammar(self, *, beside_format: bool) -> sources.Part | None:
+    def grammar(self, *, beside_format: bool) -> sources.Part | None:
         """What calls must look like; None where the model is free. Raises `GrammarError`.
 
         `beside_format`: what is not a call follows a grammar of its own.
         """
-        functions = self.callable_functions
         only_calls = self.must_call or beside_format
-        if not functions or not (only_calls or any(function.strict for function in functions)):
+        if not self.callable or not (only_calls or any(function.strict for function in self.callable)):
             return None
-        exact = self.must_call
         try:
-            schemas = {f.name: _arguments(f, exact=exact or bool(f.strict)) for f in functions}
+            schemas = {f.name: _arguments(f, exact=self.must_call or bool(f.strict)) for f in self.callable}
             sources.check_size(schemas)
-            parts = {f.name: sources.of_json_schema(schemas[f.name], strict=bool(f.strict)) for f in functions}
+            parts = {f.name: sources.of_json_schema(schemas[f.name], strict=bool(f.strict)) for f in self.callable}
             return sources.of_tool_calls(parts, text_between=not only_calls, most_one=self.most_calls == 1)
         except (GrammarError, ValueError, RecursionError) as error:
             raise GrammarError(f"'tools': {error}", param="tools") from error
