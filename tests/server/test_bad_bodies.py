@@ -11,6 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 from server.refusals import CHAT, HELLO, TEXT, nested, refused, user
+from support.api_server import Server
+from support.raw_http import half_a_body, no_http
+from tandem_http.body import Pace
 from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.chat import ChatRequest
@@ -50,6 +53,18 @@ async def test_ten_megabytes(http: aiohttp.ClientSession) -> None:
     async with http.post(TEXT, data=body, headers={"Content-Type": "application/json"}) as response:
         assert response.status == 413
         assert (await response.json())["error"]["code"] == "body_too_large"
+
+
+async def test_a_body_that_does_not_come(server: Server) -> None:
+    server.pod.pace = Pace(pause_s=0.2)
+    async with half_a_body("127.0.0.1", server.port, CHAT) as answer:
+        status, body = await answer
+    assert (status, json.loads(body)["error"]["code"]) == (408, "body_timeout")
+
+
+async def test_what_is_no_http(server: Server) -> None:
+    status, body = await no_http("127.0.0.1", server.port)
+    assert (status, json.loads(body)["error"]["code"]) == (400, "malformed_request")
 
 
 async def test_compressed_bodies(http: aiohttp.ClientSession) -> None:
