@@ -132,7 +132,7 @@ class GatewayApp:
         if request.path not in self._no_key_routes:
             self._check_key(request)
         if self.draining:
-            raise errors.ShuttingDown("The gateway is shutting down.")
+            raise errors.ShuttingDown()
         if self.in_flight >= self._max_in_flight:
             raise errors.TooManyRequests("Too many requests are in flight.")
         self.in_flight += 1

@@ -16,8 +16,22 @@ from tandem_gateway.relay import ClientStream
 
 Cause = Literal["broken", "pod_down", "stalled", "leaving"]
 
+ENGINE_DEAD = "engine_dead"
+"""Error code of a pod whose engine process has ended, and of such an attempt."""
+
 MAX_BARREN_DEATHS = 2
 """Pods in a row that failed under a resumed stream before it had one more token: one more might take the fleet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds, but for `max_attempts` and `max_resumes`."""
+
+    request_timeout: float
+    stall_timeout: float
+    max_attempts: int
+    max_resumes: int
+    resume_timeout: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +58,11 @@ class AttemptFailed(Exception):
         self.reason = reason
         self.answer = answer
 
+    @property
+    def pod_may_have_died_of_it(self) -> bool:
+        """Whether one may suspect the request."""
+        return self.reason in (ENGINE_DEAD, "broken", "pod_down")
+
 
 class Interrupted(Exception):
     """A live stream broke off at the pod `key` after it had begun; another pod may go on."""
@@ -52,6 +71,15 @@ class Interrupted(Exception):
         super().__init__(cause)
         self.cause = cause
         self.key = key
+        self.error = error
+
+
+class Lost(Exception):
+    """A stream that has begun cannot go on; `error` is what its client is told."""
+
+    def __init__(self, reason: str, error: ApiError) -> None:
+        super().__init__(reason)
+        self.reason = reason
         self.error = error
 
 

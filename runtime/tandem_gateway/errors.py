@@ -110,6 +110,9 @@ class NoPodAvailable(_RetryLater):
 class ShuttingDown(_RetryLater):
     status, type, code = 503, "server_error", "shutting_down"
 
+    def __init__(self) -> None:
+        super().__init__("The gateway is shutting down.")
+
 
 class UpstreamTimeout(ApiError):
     status, type, code = 504, "server_error", "timeout"

@@ -23,11 +23,12 @@ from tandem_http.listening import listening
 from tandem_gateway import logs
 from tandem_gateway.app import GatewayApp
 from tandem_gateway.cors import Cors
+from tandem_gateway.delivery import Limits
 from tandem_gateway.endpoints import Endpoints, StaticEndpoints
 from tandem_gateway.fleet import Fleet
 from tandem_gateway.kubernetes import ApiServer, WatchedEndpoints
 from tandem_gateway.metrics import GatewayMetrics
-from tandem_gateway.proxy import Limits, Proxy
+from tandem_gateway.proxy import Proxy
 from tandem_gateway.ui.routes import Page
 
 log = logging.getLogger("tandem_gateway")

@@ -1,66 +1,24 @@
-"""A request's way through the gateway: pick pods, send, try another pod, relay the answer."""
+"""A request's way through the gateway: pick pods, send, try another pod, let a stream go on elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
-import logging
 import time
-from dataclasses import dataclass
 
-import aiohttp
-import orjson
 from aiohttp import web
-from multidict import CIMultiDict
-from tandem_contract import headers
-from tandem_contract.live_stream import Mode, sign_stream
-from tandem_contract.reloading import ReloadingFile
-from tandem_contract.ticket import DEFAULT_TTL_S, Ticket, new_nonce, sign
-from yarl import URL
 
-from tandem_gateway import forwarding
-from tandem_gateway.deadline import Deadline, Expired
-from tandem_gateway.delivery import MAX_BARREN_DEATHS, AttemptFailed, Call, Delivery, Interrupted, cause_of
-from tandem_gateway.errors import (
-    RETRY_AFTER_S,
-    ApiError,
-    BadUpstream,
-    ClientTooSlow,
-    ModelNotFound,
-    NoPodAvailable,
-    ShuttingDown,
-)
-from tandem_gateway.events import EventRelay, LiveRelay
+from tandem_gateway.attempt import Attempts, TicketKeys
+from tandem_gateway.delivery import AttemptFailed, Call, Delivery, Interrupted, Limits, Lost
+from tandem_gateway.errors import ApiError, ModelNotFound, NoPodAvailable, ShuttingDown
 from tandem_gateway.fleet import Fleet, Picked
 from tandem_gateway.metrics import GatewayMetrics
-from tandem_gateway.pod import Pod
 from tandem_gateway.prompt import Prompt
-from tandem_gateway.relay import ClientStream, relay
+from tandem_gateway.resume import Resumption
 from tandem_gateway.retry import RetryBudget
 
-TicketKeys = ReloadingFile[tuple[bytes, ...]]
-log = logging.getLogger(__name__)
-
-RESUME_PAUSE_S = 0.2
-"""Between two looks for a pod that can go on with a stream."""
-_LARGE_BODY_BYTES = 1024 * 1024
-_ENGINE_DEAD = "engine_dead"
-"""Error code of a pod whose engine process has ended, and of such an attempt."""
-_POD_MAY_HAVE_DIED_OF_IT = frozenset({_ENGINE_DEAD, "broken", "pod_down"})
 _MAX_DEATHS = 2
-"""After so many such ends the request is given up: one may be chance, but a poison request must not take the fleet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Seconds, but for `max_attempts` and `max_resumes`."""
-
-    request_timeout: float
-    stall_timeout: float
-    max_attempts: int
-    max_resumes: int
-    resume_timeout: float
+"""After so many attempts that a pod may have died of, the request is given up: one may be chance, but a poison request
+must not take the fleet."""
 
 
 class Proxy:
@@ -70,14 +28,14 @@ class Proxy:
         self._limits = limits
         self._metrics = metrics
         self._budget = RetryBudget(time.monotonic())
-        self._running: set[Deadline] = set()
         self._stopping = asyncio.Event()
+        self._attempts = Attempts(fleet, tickets, limits, metrics)
+        self._resumption = Resumption(fleet, self._attempts.make, limits, self._stopping)
 
     def cut_off(self) -> None:
         """Ends every answer in flight, streams with an error event."""
         self._stopping.set()
-        for deadline in self._running:
-            deadline.expire(_stopped())
+        self._attempts.cut_off(ShuttingDown())
 
     async def answer(self, call: Call, request: web.Request) -> web.StreamResponse:
         """Tries pods until one answers, and lets others go on with a stream. Raises `ApiError` when none does."""
@@ -88,11 +46,17 @@ class Proxy:
             call=call, request=request, started=now, end=now + self._limits.request_timeout, wants_live=live
         )
         try:
-            return await self._begin_answer(delivery)
-        except Interrupted as cut:
-            return await self._go_on(delivery, cut)
+            try:
+                return await self._begin(delivery)
+            except Interrupted as cut:
+                return await self._resumption.go_on(delivery, cut)
+        except Lost as lost:
+            assert delivery.client is not None
+            self._metrics.lost.labels(lost.reason).inc()
+            await delivery.client.fail(lost.error)
+            return delivery.client.response
 
-    async def _begin_answer(self, delivery: Delivery) -> web.StreamResponse:
+    async def _begin(self, delivery: Delivery) -> web.StreamResponse:
         tried: frozenset[str] = frozenset()
         failure: AttemptFailed | None = None
         deaths = 0
@@ -105,11 +69,11 @@ class Proxy:
             if failure is not None:
                 self._metrics.retries.labels(failure.reason).inc()
             try:
-                return await self._attempt(delivery, picked)
+                return await self._attempts.make(delivery, picked)
             except AttemptFailed as error:
                 failure = error
                 tried |= {picked.decode.key}
-                deaths += error.reason in _POD_MAY_HAVE_DIED_OF_IT
+                deaths += error.pod_may_have_died_of_it
                 if deaths == _MAX_DEATHS:
                     break
         if failure is None:
@@ -117,52 +81,6 @@ class Proxy:
         if isinstance(failure.answer, ApiError):
             raise failure.answer
         return failure.answer
-
-    async def _go_on(self, delivery: Delivery, cut: Interrupted) -> web.StreamResponse:
-        while True:
-            delivery.interrupted(cut)
-            if delivery.resumes > self._limits.max_resumes:
-                return await self._lose(delivery, "limit", cut.error)
-            try:
-                return await self._resume(delivery, cut)
-            except Interrupted as again:
-                cut = again
-
-    async def _resume(self, delivery: Delivery, cut: Interrupted) -> web.StreamResponse:
-        """Tries every pod again and again until one goes on, for a bounded time. Raises `Interrupted`."""
-        loop = asyncio.get_running_loop()
-        give_up_at = min(delivery.end, loop.time() + self._limits.resume_timeout)
-        avoid = frozenset({cut.key})
-        while loop.time() < give_up_at:
-            if self._stopping.is_set():
-                return await self._lose(delivery, "shutdown", _stopped())
-            if delivery.barren_deaths >= MAX_BARREN_DEATHS:
-                return await self._lose(delivery, "deaths", cut.error)
-            picked = self._fleet.pick(
-                delivery.call.prompt,
-                wants_prefill=delivery.call.wants_prefill,
-                exclude=avoid,
-                fingerprint=delivery.fingerprint,
-            )
-            if picked is None:
-                avoid = frozenset()  # the pod may be back, or have room again
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), RESUME_PAUSE_S)
-                continue
-            try:
-                return await self._attempt(delivery, picked)
-            except AttemptFailed as failed:
-                avoid |= {picked.decode.key}
-                delivery.barren_deaths += failed.reason in _POD_MAY_HAVE_DIED_OF_IT
-                if failed.reason == "refused":
-                    return await self._lose(delivery, "refused", cut.error)
-        return await self._lose(delivery, "no_pod", NoPodAvailable(f"{cut.error.message} No other one could go on."))
-
-    async def _lose(self, delivery: Delivery, reason: str, error: ApiError) -> web.StreamResponse:
-        assert delivery.client is not None
-        self._metrics.lost.labels(reason).inc()
-        await delivery.client.fail(error)
-        return delivery.client.response
 
     def _pick(self, call: Call, tried: frozenset[str], failure: AttemptFailed | None) -> Picked | None:
         wants_prefill = call.wants_prefill and self._tickets is not None
@@ -177,179 +95,3 @@ class Proxy:
         if prompt.model is not None and known and prompt.model not in known:
             return ModelNotFound(f"The model {prompt.model!r} does not exist.", param="model")
         return NoPodAvailable("No pod can take the request just now.")
-
-    async def _attempt(self, delivery: Delivery, picked: Picked) -> web.StreamResponse:
-        """Raises `AttemptFailed` and `Interrupted`; and `ApiError` as long as nothing was sent."""
-        pod = picked.decode
-        deadline = Deadline(end=delivery.end, stall=self._limits.stall_timeout)
-        self._running.add(deadline)
-        pod.await_answer(deadline)
-        try:
-            async with deadline:
-                with contextlib.ExitStack() as stack:
-                    stack.enter_context(self._fleet.occupied(pod))
-                    if delivery.wants_live:
-                        stack.enter_context(pod.movable(deadline, lambda: self._may_move(delivery)))
-                    upstream = await self._send(delivery, picked)
-                    try:
-                        return await self._answered(delivery, picked, upstream, deadline)
-                    finally:
-                        upstream.close()
-        except Expired as expired:
-            if isinstance(expired.error, ClientTooSlow):
-                return await self._lose(delivery, "slow_client", expired.error)
-            cause = cause_of(expired.error)
-            if delivery.begun:
-                if cause is not None and delivery.resumable:
-                    raise Interrupted(cause, pod.key, expired.error) from expired
-                assert delivery.client is not None
-                await delivery.client.fail(expired.error)
-                return delivery.client.response
-            if cause in ("pod_down", "leaving"):
-                raise AttemptFailed(cause, expired.error) from expired
-            raise expired.error from expired
-        finally:
-            pod.answered(deadline)
-            self._running.discard(deadline)
-
-    def _may_move(self, delivery: Delivery) -> bool:
-        return not delivery.begun or (delivery.resumable and delivery.resumes < self._limits.max_resumes)
-
-    async def _answered(
-        self, delivery: Delivery, picked: Picked, upstream: aiohttp.ClientResponse, deadline: Deadline
-    ) -> web.StreamResponse:
-        pod = picked.decode
-        live = delivery.wants_live and upstream.headers.get(headers.STREAM) == "live"
-        if delivery.begun and not live:
-            raise AttemptFailed("refused", _broken())
-        answer_headers = forwarding.to_client(upstream.headers, pods=_pods_header(picked))
-        if upstream.content_type != "text/event-stream":
-            answer = await _buffered(upstream, answer_headers)
-            delivery.call.on_begin()
-            return answer
-        if delivery.begun and delivery.cause is not None:
-            self._metrics.resumes.labels(delivery.cause).inc()
-            log.info("stream resumed", extra={"fields": _resumed(delivery, pod)})
-        client = delivery.client
-        if client is None or not client.begun:
-            response = web.StreamResponse(status=upstream.status, headers=answer_headers)
-            client = ClientStream(delivery.request, response, lambda: self._begin(delivery.call, pod, deadline))
-            delivery.client = client
-            delivery.fingerprint = pod.status.fingerprint if live and pod.status is not None else None
-        events = LiveRelay(delivery.journal) if live else EventRelay()
-        if not await relay(upstream.content, client, deadline, events):
-            if not client.begun:
-                raise AttemptFailed("broken", _broken())
-            if delivery.resumable:
-                raise Interrupted("broken", pod.key, _broken())
-            await client.fail(_broken())
-        return client.response
-
-    async def _send(self, delivery: Delivery, picked: Picked) -> aiohttp.ClientResponse:
-        call, pod = delivery.call, picked.decode
-        raw, stream = self._body(delivery)
-        tickets = self._sign(call, picked)
-        sent = forwarding.to_pod(call.headers, request_id=call.request_id, tickets=tickets, stream=stream)
-        # aiohttp writes bytes in one go, which for large ones would hold up every other stream.
-        body = io.BytesIO(raw) if len(raw) > _LARGE_BODY_BYTES else raw
-        try:
-            upstream = await pod.session.request(
-                call.method,
-                pod.url.join(URL(call.path, encoded=True)),
-                headers=sent,
-                data=body or None,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            if isinstance(error, aiohttp.ConnectionTimeoutError):
-                pod.avoid(f"connect: {error}")
-            else:
-                pod.went_down(f"connect: {error}")
-            raise AttemptFailed("connect", NoPodAvailable("The picked pod could not be reached.")) from error
-        except aiohttp.ClientError as error:
-            raise AttemptFailed("broken", _broken()) from error
-        if upstream.status == 503:
-            refusal = await _buffered(upstream, forwarding.to_client(upstream.headers, pods=_pods_header(picked)))
-            if _error_code(refusal) == _ENGINE_DEAD:
-                pod.avoid("its engine is dead")
-                raise AttemptFailed(_ENGINE_DEAD, refusal)
-            refusal.headers.setdefault("Retry-After", str(RETRY_AFTER_S))
-            raise AttemptFailed("busy", refusal)
-        return upstream
-
-    def _begin(self, call: Call, pod: Pod, deadline: Deadline) -> None:
-        pod.answered(deadline)
-        call.on_begin()
-
-    def _body(self, delivery: Delivery) -> tuple[bytes, dict[str, str]]:
-        """What to post, and the headers that say so."""
-        body = delivery.call.body
-        if not delivery.wants_live:
-            return body, {}
-        mode: Mode = "live"
-        if delivery.begun:
-            mode = "resume"
-            elapsed_s = asyncio.get_running_loop().time() - delivery.started
-            body = delivery.journal.envelope(body, elapsed_s=elapsed_s)
-        assert self._tickets is not None
-        return body, {headers.STREAM: mode, headers.SIGNATURE: sign_stream(mode, body, self._tickets.get()[0])}
-
-    def _sign(self, call: Call, picked: Picked) -> list[str]:
-        """A ticket for each prefill pod that the decode pod may ask, in order."""
-        if self._tickets is None:
-            return []
-        key = self._tickets.get()[0]
-        return [
-            sign(
-                Ticket(
-                    request_id=call.request_id,
-                    prefill_host=prefill.url.host or "",
-                    prefill_port=prefill.status.handoff_port,
-                    prefill_incarnation=prefill.status.incarnation,
-                    nonce=new_nonce(),
-                    expires_at=time.time() + DEFAULT_TTL_S,
-                ),
-                key,
-            )
-            for prefill in (picked.prefill, picked.spare)
-            if prefill is not None and prefill.status is not None
-        ]
-
-
-async def _buffered(upstream: aiohttp.ClientResponse, answer_headers: CIMultiDict[str]) -> web.Response:
-    try:
-        body = await upstream.read()
-    except aiohttp.ClientError as error:
-        raise AttemptFailed("broken", _broken()) from error
-    return web.Response(status=upstream.status, headers=answer_headers, body=body)
-
-
-def _error_code(answer: web.Response) -> object:
-    """`code` of an error in OpenAI's shape; None for anything else."""
-    try:
-        error = orjson.loads(answer.body)["error"]  # type: ignore[arg-type]
-        return error["code"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
-
-
-def _broken() -> ApiError:
-    return BadUpstream("The pod that computed this answer failed.")
-
-
-def _stopped() -> ApiError:
-    return ShuttingDown("The gateway is shutting down.")
-
-
-def _resumed(delivery: Delivery, pod: Pod) -> dict[str, object]:
-    return {
-        "request_id": delivery.call.request_id,
-        "pod": pod.key,
-        "cause": delivery.cause,
-        "records": delivery.journal.length,
-    }
-
-
-def _pods_header(picked: Picked) -> str:
-    pods = f"decode={picked.decode.key}"
-    return pods + (f"; prefill={picked.prefill.key}" if picked.prefill else "")
