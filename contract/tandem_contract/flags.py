@@ -79,6 +79,15 @@ class ServeFlags:
     gpu_memory_utilization: float = flag(0.9, help="share of the GPU's memory to use")
     cuda_graphs: bool = flag(True, help="decode steps as CUDA graphs, captured at start")
     enable_prefix_caching: bool = flag(True, help="reuse KV pages of equal prompt beginnings")
+    speculative_method: Literal["none", "ngram"] = flag(
+        "none",
+        help="speculative decoding, which changes no answer; ngram: guesses that a text goes on as it did the last "
+        "time it read like this, good for answers that repeat parts of their prompt (not for structured output)",
+    )
+    num_speculative_tokens: int = flag(4, help="most tokens guessed ahead of a sequence in one step")
+    prompt_lookup_min: int = flag(2, help="ngram: fewest tokens that must have occurred before")
+    prompt_lookup_max: int = flag(4, help="ngram: tokens compared in search of the longest match")
+    speculative_disable_by_batch_size: int = flag(8, help="no guesses while more sequences than this run")
     local_prefill_max_tokens: int = flag(
         256, help="decode role: prompts with at most this many uncached tokens are computed locally"
     )
@@ -113,6 +122,9 @@ class ServeFlags:
             self, "tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "page_size"
         )
         _distinct_ports(self, "port", "metrics_port", "handoff_port")
+        _at_least_one(self, "num_speculative_tokens", "prompt_lookup_min", "speculative_disable_by_batch_size")
+        if self.prompt_lookup_max < self.prompt_lookup_min:
+            raise FlagError("--prompt-lookup-max must be at least --prompt-lookup-min")
         _positive(self, "handoff_lease_seconds", "request_timeout")
         _not_negative(self, "drain_timeout", "local_prefill_max_tokens")
         if self.cpu_threads is not None:

@@ -97,6 +97,9 @@ KV_PAGES = _gauge("kv_pages", "KV pages in all")
 PREFIX_QUERIES = _counter("prefix_cache_query_tokens", "Prompt tokens looked up in the prefix cache")
 PREFIX_HITS = _counter("prefix_cache_hit_tokens", "Prompt tokens found in the prefix cache")
 PREEMPTIONS = _counter("preemptions", "Sequences preempted for want of pages")
+DRAFTS = _counter("spec_decode_drafts", "Steps of a sequence that verified guessed tokens")
+DRAFT_TOKENS = _counter("spec_decode_draft_tokens", "Tokens guessed by speculative decoding")
+ACCEPTED_TOKENS = _counter("spec_decode_accepted_tokens", "Guessed tokens that were what the sampler chose")
 MODEL_LOAD = _gauge("model_load_seconds", "Time the model took to load")
 
 # Handoff

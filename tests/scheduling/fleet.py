@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
-from tandem_runtime.scheduling import Mode, Scheduler, SchedulerConfig, Sequence, SequenceUpdate
+from tandem_runtime.scheduling import Mode, Scheduler, SchedulerConfig, Sequence, SequenceUpdate, SpeculationConfig
+from tandem_runtime.scheduling.speculation import NewProposer
 
 VOCABULARY = 13
 
@@ -25,6 +27,31 @@ def config(**changes: object) -> SchedulerConfig:
         "cache_root": b"fingerprint",
     }
     return SchedulerConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+def speculating(max_batch: int = 4, num_tokens: int = 3) -> SpeculationConfig:
+    return SpeculationConfig(num_tokens=num_tokens, lookup_min=1, lookup_max=2, max_batch=max_batch)
+
+
+class Oracle:
+    """Guesses that are right for a while, each time for another one; with the prompts of a test, never foreseeable."""
+
+    def __init__(self, seq: Sequence, context: int) -> None:
+        self._num_prompt = len(seq.prompt_token_ids)
+        self._expected = expected_output(seq.prompt_token_ids, seq.sampling, context)
+        self._known = 0
+
+    def __len__(self) -> int:
+        return self._known
+
+    def extend(self, token_ids: Tokens[int]) -> None:
+        self._known += len(token_ids)
+
+    def propose(self, count: int) -> list[int]:
+        begin = self._known - self._num_prompt
+        guess = (self._expected[begin : begin + count] + [0] * count)[:count]
+        right = self._known * 7 % 5
+        return guess[:right] + [(token + 1) % VOCABULARY for token in guess[right:]]
 
 
 def next_token(tokens: list[int], seed: int) -> int:
@@ -80,6 +107,7 @@ class Device:
         return held[:num_tokens]
 
     def execute(self, plan: StepPlan) -> StepResult:
+        """Samples like a runner: at each draft as if those before it were right."""
         slots = [chunk.slot for chunk in plan.chunks]
         assert len(set(slots)) == len(slots)
         for start in plan.starts:
@@ -100,12 +128,16 @@ class Device:
                 targets = slot.tokens[chunk.start + 1 : min(chunk.start + chunk.num_tokens + 1, slot.num_prompt)]
                 prompt_logprobs[index] = [TokenLogprobs(token, -1.0, 1, []) for token in targets]
             if chunk.sample:
-                token = next_token(slot.tokens, slot.sampling.seed)
-                slot.tokens.append(token)
+                right = True
+                for draft in [*chunk.drafts, None]:
+                    token = next_token(slot.tokens, slot.sampling.seed) if right else VOCABULARY
+                    if right:
+                        slot.tokens.append(token)
+                    right = right and token == draft
+                    if slot.sampling.logprobs is not None:
+                        logprobs[len(sampled)] = TokenLogprobs(token, -0.5, 1, [])
+                    sampled.append(token)
                 slot.sampled_in = plan.step
-                if slot.sampling.logprobs is not None:
-                    logprobs[len(sampled)] = TokenLogprobs(token, -0.5, 1, [])
-                sampled.append(token)
         assert plan.num_tokens > 0
         kinds = [chunk.num_tokens > 1 for chunk in plan.chunks]
         assert kinds == sorted(kinds), "decode rows come first"
@@ -113,10 +145,11 @@ class Device:
 
     def _compute(self, slot: Slot, chunk: Chunk) -> None:
         stop = chunk.start + chunk.num_tokens
-        assert chunk.token_ids in (None, slot.tokens[chunk.start : stop])
-        assert stop <= len(slot.tokens)
-        assert chunk.sample <= (stop == len(slot.tokens))
-        values = kv_values(slot.tokens[:stop], self.salt_by_seed[slot.sampling.seed])
+        tokens = slot.tokens + chunk.drafts
+        assert chunk.token_ids in (None, tokens[chunk.start : stop])
+        assert stop <= len(tokens)
+        assert chunk.sample <= (stop == len(tokens))
+        values = kv_values(tokens[:stop], self.salt_by_seed[slot.sampling.seed])
         assert self.read(slot.table, chunk.start) == values[: chunk.start], "attends to KV that is not its own"
         for position in range(chunk.start, stop):
             self.write(slot.table, position, values[position])
@@ -125,9 +158,10 @@ class Device:
 class Fleet:
     """One scheduler, its device, and peers that gate, reserve, fill, fail and write late."""
 
-    def __init__(self, settings: SchedulerConfig) -> None:
+    def __init__(self, settings: SchedulerConfig, *, new_proposer: NewProposer | None = None) -> None:
+        """`new_proposer`: where the settings ask for speculation; default: an `Oracle`."""
         self.config = settings
-        self.scheduler = Scheduler(settings)
+        self.scheduler = Scheduler(settings, new_proposer=new_proposer or (lambda seq: Oracle(seq, settings.context)))
         self.device = Device(settings.page_size)
         self.now = 0.0
         self.sequences: dict[str, Sequence] = {}
@@ -158,9 +192,12 @@ class Fleet:
             assert plan.num_tokens <= self.config.max_num_batched_tokens
             assert len(plan.chunks) <= self.config.max_num_seqs
             started = {start.slot for start in plan.starts}
-            if any(chunk.num_tokens == 1 and chunk.sample and chunk.slot not in started for chunk in plan.chunks):
-                prompt_tokens = sum(chunk.num_tokens for chunk in plan.chunks if chunk.num_tokens > 1)
+            decodes = [chunk for chunk in plan.chunks if chunk.num_tokens - chunk.num_drafts == 1 and chunk.sample]
+            if any(chunk.slot not in started for chunk in decodes):
+                prompts = [chunk for chunk in plan.chunks if chunk.num_tokens > 1 and not chunk.num_drafts]
+                prompt_tokens = sum(chunk.num_tokens for chunk in prompts)
                 assert prompt_tokens <= self.config.max_prefill_tokens_with_decodes
+            self._check_drafts(plan)
             self.plans.append(plan)
         for update in self.scheduler.take_updates():
             self._take(update)
@@ -174,6 +211,16 @@ class Fleet:
             self._take(update)
         self.check()
         return updates
+
+    def _check_drafts(self, plan: StepPlan) -> None:
+        unverified = {chunk.slot for before in self.plans for chunk in before.chunks if chunk.num_drafts}
+        goes_on = {chunk.slot for chunk in plan.chunks} - {start.slot for start in plan.starts}
+        assert not unverified & goes_on, "nobody knows yet where it stands"
+        guessed = [chunk for chunk in plan.chunks if chunk.num_drafts]
+        if guessed:
+            assert self.config.speculation is not None
+            assert max(chunk.num_drafts for chunk in guessed) <= self.config.speculation.num_tokens
+            assert len(plan.chunks) - len(plan.starts) <= self.config.speculation.max_batch
 
     def step(self) -> bool:
         """Without running ahead."""

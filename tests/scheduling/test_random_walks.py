@@ -6,7 +6,7 @@ import random
 from contextlib import suppress
 
 import pytest
-from scheduling.fleet import VOCABULARY, Fleet, config, expected_output
+from scheduling.fleet import VOCABULARY, Fleet, config, expected_output, speculating
 from tandem_runtime.core.errors import OverloadedError, PromptTooLongError
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.scheduling import Mode, Sequence
@@ -43,14 +43,21 @@ def random_sequence(
     )
 
 
+@pytest.mark.parametrize("max_batch", [0, 2, 4])
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize(
     "modes", [["local"], ["local", "remote"], ["prefill_only"], ["local", "remote", "prefill_only"]]
 )
 @pytest.mark.parametrize("num_pages", [9, 24, 100])
-def test_everything_ends_and_nothing_leaks(modes: list[Mode], num_pages: int, ahead: bool) -> None:
+def test_everything_ends_and_nothing_leaks(modes: list[Mode], num_pages: int, ahead: bool, max_batch: int) -> None:
+    """`max_batch`: most that are speculated on at once; 0: no speculation."""
     rng = random.Random(repr((modes, num_pages, ahead)))
-    settings = config(num_pages=num_pages, max_waiting=20, max_prefill_tokens_with_decodes=rng.choice([1, 6, 16]))
+    settings = config(
+        num_pages=num_pages,
+        max_waiting=20,
+        max_prefill_tokens_with_decodes=rng.choice([1, 6, 16]),
+        speculation=speculating(max_batch) if max_batch else None,
+    )
     context = min(settings.max_model_len, num_pages * settings.page_size)
     fleet = Fleet(settings)
     number = 0
@@ -83,6 +90,9 @@ def test_everything_ends_and_nothing_leaks(modes: list[Mode], num_pages: int, ah
             fleet.step()
     fleet.drain()
     assert len(fleet.ended) > 20
+    counters = fleet.scheduler.counters
+    assert (counters.accepted_tokens > 20) == (max_batch > 0 and modes != ["prefill_only"])
+    assert counters.accepted_tokens <= counters.draft_tokens
 
 
 def act_for_peer(rng: random.Random, fleet: Fleet, request_id: str) -> None:

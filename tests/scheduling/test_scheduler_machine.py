@@ -7,10 +7,10 @@ from contextlib import suppress
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from scheduling.fleet import VOCABULARY, Fleet, config
+from scheduling.fleet import VOCABULARY, Fleet, config, speculating
 from tandem_runtime.core.errors import OverloadedError, PromptTooLongError
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.scheduling import Mode, Sequence
+from tandem_runtime.scheduling import Mode, Sequence, SpeculationConfig
 
 PROMPTS = st.builds(
     lambda pages, tail: [1] * (4 * pages) + tail,
@@ -37,8 +37,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         budget=st.integers(5, 20),
         beside_decodes=st.integers(1, 20),
         caching=st.booleans(),
+        speculation=st.sampled_from([None, speculating(max_batch=2), speculating(num_tokens=6)]),
     )
-    def start(self, num_pages: int, max_num_seqs: int, budget: int, beside_decodes: int, caching: bool) -> None:
+    def start(
+        self,
+        num_pages: int,
+        max_num_seqs: int,
+        budget: int,
+        beside_decodes: int,
+        caching: bool,
+        speculation: SpeculationConfig | None,
+    ) -> None:
         self.fleet = Fleet(
             config(
                 num_pages=num_pages,
@@ -47,6 +56,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 max_prefill_tokens_with_decodes=beside_decodes,
                 enable_prefix_caching=caching,
                 max_waiting=12,
+                speculation=speculation,
             )
         )
 

@@ -37,13 +37,25 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     """Pages that grow the slot's table, before this step runs."""
     sample: bool
     """Whether the last position's logits are sampled (the chunk ends at the sequence's newest token)."""
+    num_drafts: int = 0
+    """The last so many of `token_ids` are guesses of what will be sampled (speculative decoding): their positions and
+    the one before them are sampled, each as if the guesses up to it were the sequence's."""
+
+    @property
+    def drafts(self) -> list[int]:
+        return self.token_ids[-self.num_drafts :] if self.num_drafts and self.token_ids else []
+
+    @property
+    def num_samples(self) -> int:
+        """Positions whose logits are sampled: the last ones."""
+        return self.num_drafts + 1 if self.sample else 0
 
 
 class StepPlan(msgspec.Struct, frozen=True, array_like=True):
     step: int
     starts: list[SlotStart]
     chunks: list[Chunk]
-    """Decode rows (num_tokens == 1) first, then prefill chunks; every slot at most once."""
+    """Decode rows (num_tokens == 1) first, then prefill chunks and rows with drafts; every slot at most once."""
 
     @property
     def num_tokens(self) -> int:
@@ -53,7 +65,8 @@ class StepPlan(msgspec.Struct, frozen=True, array_like=True):
 class StepResult(msgspec.Struct, frozen=True, array_like=True):
     step: int
     token_ids: list[int]
-    """One for each chunk of the plan with `sample`, in order."""
+    """As many for each chunk of the plan as it has samples, in order. A token sampled after a guess that was wrong
+    means nothing."""
     logprobs: dict[int, TokenLogprobs]
     """By position in `token_ids`; only for sequences that asked."""
     prompt_logprobs: dict[int, list[TokenLogprobs]]

@@ -92,6 +92,9 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prefix_query_tokens: int = 0
     prefix_hit_tokens: int = 0
     preemptions: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     steps: int = 0
     leases_expired: int = 0
     handoff_fallbacks: dict[str, int] = {}

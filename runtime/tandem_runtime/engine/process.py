@@ -35,7 +35,7 @@ from tandem_runtime.engine.worker import LeadingRunner, Worker, rendezvous
 from tandem_runtime.execution.fingerprint import fingerprint
 from tandem_runtime.execution.parallel import init_group
 from tandem_runtime.execution.settings import ExecutionConfig
-from tandem_runtime.scheduling import Scheduler, SchedulerConfig
+from tandem_runtime.scheduling import Scheduler, SchedulerConfig, SpeculationConfig
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ def _serve(
             max_waiting=flags.max_waiting,
             enable_prefix_caching=flags.enable_prefix_caching,
             cache_root=bytes.fromhex(layout_fingerprint.digest()),
+            speculation=_speculation(flags),
         )
     )
     runner: Runner = LeadingRunner(leader.runner, workers) if workers else leader.runner
@@ -194,6 +195,17 @@ def _serve(
         leader.close()
         for worker in workers:
             worker.close()
+
+
+def _speculation(flags: ServeFlags) -> SpeculationConfig | None:
+    if flags.speculative_method == "none":
+        return None
+    return SpeculationConfig(
+        num_tokens=flags.num_speculative_tokens,
+        lookup_min=flags.prompt_lookup_min,
+        lookup_max=flags.prompt_lookup_max,
+        max_batch=flags.speculative_disable_by_batch_size,
+    )
 
 
 def _listen_at(flags: ServeFlags, rank: int) -> tuple[str, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -152,9 +153,9 @@ class ModelRunner:
             starts.append(SlotStart(len(starts), [0] * count, [], pages, sampling))
             chunks.append(Chunk(len(chunks), 0, count, [0] * count, [], False))
         hidden_TE = self._hidden(self._tables.lay_out(StepPlan(-3, starts, chunks)).batch)
-        logits_RV = self._model.logits(hidden_TE[:1].repeat(config.max_num_seqs, 1))
+        logits_RV = self._model.logits(hidden_TE[:1].repeat(config.max_num_samples, 1))
         if logits_RV is not None:
-            self._sampler.sample(logits_RV, [SampleRow(sampling, 0, None)] * config.max_num_seqs)
+            self._sampler.sample(logits_RV, [SampleRow(sampling, 0, None)] * config.max_num_samples)
         torch.cuda.synchronize()
         activations = torch.cuda.max_memory_allocated() - held
         del hidden_TE, logits_RV
@@ -218,7 +219,7 @@ class ModelRunner:
             if not replayed:
                 hidden_TE = self._hidden(step.batch)
                 prompt_logprobs = self._prompt_logprobs(plan, step, hidden_TE)
-                logits_RV = self._logits(step, sampled, hidden_TE)
+                logits_RV = self._logits(plan, step, sampled, hidden_TE)
             if sampled:
                 ids_R, logprobs = self._sample(sampling, logits_RV)
                 failures = self._tables.failures(sampling)
@@ -238,24 +239,31 @@ class ModelRunner:
         ids_T = self._tables.input_ids(self._attention.begin(batch))
         return self._model.hidden(ids_T, self._attention)
 
-    def _logits(self, step: StepInput, sampled: list[int], hidden_TE: torch.Tensor) -> torch.Tensor | None:
-        """Of the last row of each sampled chunk; None on every rank but 0."""
-        last_rows = [step.chunks[i][1] - 1 for i in sampled]
-        if not last_rows:
+    def _logits(
+        self, plan: StepPlan, step: StepInput, sampled: list[int], hidden_TE: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Of the last rows of each sampled chunk; None on every rank but 0."""
+        ends = [(step.chunks[i][1], plan.chunks[i].num_samples) for i in sampled]
+        rows = [row for end, count in ends for row in range(end - count, end)]
+        if not rows:
             return None
-        if last_rows != list(range(len(hidden_TE))):
-            hidden_TE = hidden_TE[to_device(torch.tensor(last_rows), self._device)]
+        if rows != list(range(len(hidden_TE))):
+            hidden_TE = hidden_TE[to_device(torch.tensor(rows), self._device)]
         return self._model.logits(hidden_TE)
 
     def _sample(self, chunks: list[Chunk], logits_RV: torch.Tensor | None) -> tuple[torch.Tensor, Logprobs]:
         """The sampled ids, on the device."""
-        ids_R = torch.empty(len(chunks), dtype=torch.int64, device=self._device)
+        ends = list(accumulate(chunk.num_samples for chunk in chunks))
+        ids_R = torch.empty(ends[-1], dtype=torch.int64, device=self._device)
         logprobs: Logprobs = _no_logprobs
         if logits_RV is not None:
-            ids_R, logprobs = self._sampler.sample(logits_RV, [self._tables.sample_row(chunk) for chunk in chunks])
+            rows = [row for chunk in chunks for row in self._tables.sample_rows(chunk)]
+            ids_R, logprobs = self._sampler.sample(logits_RV, rows)
         ids_R = self._tp.broadcast(ids_R)
-        slots_R = to_device(torch.tensor([chunk.slot for chunk in chunks]), self._device)
-        self._tables.last_ids_S.index_copy_(0, slots_R, ids_R)
+        slots_C = to_device(torch.tensor([chunk.slot for chunk in chunks]), self._device)
+        # Which of a chunk's samples counts, only the scheduler finds out if there were drafts: it then tells the id.
+        last_C = ids_R if len(ids_R) == len(chunks) else ids_R[to_device(torch.tensor(ends) - 1, self._device)]
+        self._tables.last_ids_S.index_copy_(0, slots_C, last_C)
         return ids_R, logprobs
 
     def _prompt_logprobs(

@@ -10,6 +10,7 @@ import torch
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
 from tandem_runtime.execution.constraints import Mask, allows_any_but, forbid_
 from tandem_runtime.execution.sampling_math import draw, penalise_, token_logprobs, truncate_, uniform
+from tandem_runtime.execution.upload import to_device
 
 
 class Seen(Protocol):
@@ -27,6 +28,13 @@ class Seen(Protocol):
         """`token_1`: int64 [1], still on the device."""
 
 
+class Counts(Seen, Protocol):
+    """What a slot keeps."""
+
+    def add(self, token_1: torch.Tensor, times_1: torch.Tensor | None = None) -> None:
+        """`times_1`: int32 [1]; once by default."""
+
+
 class History:
     """Which tokens a sequence has seen; kept only for sequences whose penalties need it."""
 
@@ -36,8 +44,43 @@ class History:
         self.counts_V = torch.zeros(vocab_size, dtype=torch.int32, device=device)
         self.counts_V += torch.bincount(torch.tensor(output, dtype=torch.int64, device=device), minlength=vocab_size)
 
+    def add(self, token_1: torch.Tensor, times_1: torch.Tensor | None = None) -> None:
+        self.counts_V.index_add_(
+            0, token_1, torch.ones_like(token_1, dtype=torch.int32) if times_1 is None else times_1
+        )
+
+
+class _AfterDrafts:
+    """What a sequence has seen if its first drafts are right; itself learns only what is sampled after right ones."""
+
+    def __init__(self, history: Counts, drafts_K: torch.Tensor, count: int, right_K: torch.Tensor) -> None:
+        """`right_K`: int32, shared by all of a chunk's: whether a draft was sampled, filled in from the first on."""
+        self._history = history
+        self._drafts_K = drafts_K
+        self._count = count
+        self._right_K = right_K
+
+    @property
+    def prompt_V(self) -> torch.Tensor:
+        return self._history.prompt_V
+
+    @property
+    def counts_V(self) -> torch.Tensor:
+        counts_V = self._history.counts_V
+        drafts_K = self._drafts_K[: self._count]
+        return counts_V.index_add(0, drafts_K, torch.ones_like(drafts_K, dtype=counts_V.dtype))
+
     def add(self, token_1: torch.Tensor) -> None:
-        self.counts_V.index_add_(0, token_1, torch.ones(1, dtype=torch.int32, device=token_1.device))
+        self._history.add(token_1, self._right_K[: self._count].prod(0, keepdim=True, dtype=torch.int32))
+        if self._count < len(self._drafts_K):
+            self._right_K[self._count] = (token_1 == self._drafts_K[self._count])[0]
+
+
+def follow_drafts(history: Counts, drafts: list[int]) -> list[Seen]:
+    """Histories for the rows at and after the newest token, to be shaped with before the first of them is added to."""
+    drafts_K = to_device(torch.tensor(drafts, dtype=torch.int64), history.counts_V.device)
+    right_K = torch.zeros_like(drafts_K, dtype=torch.int32)
+    return [_AfterDrafts(history, drafts_K, count, right_K) for count in range(len(drafts) + 1)]
 
 
 @dataclass(frozen=True, slots=True)

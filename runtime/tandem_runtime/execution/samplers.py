@@ -9,7 +9,7 @@ import torch
 
 from tandem_runtime.core.plan import SlotStart
 from tandem_runtime.core.sampling import TokenLogprobs
-from tandem_runtime.execution.sampler import History, SampleRow, Seen, sample
+from tandem_runtime.execution.sampler import Counts, History, SampleRow, sample
 
 Logprobs = Callable[[list[int]], dict[int, TokenLogprobs]]
 """Given the rows' ids, the logprobs of rows that asked for them, by row."""
@@ -23,7 +23,7 @@ class Sampled(NamedTuple):
 
 
 class Sampler(Protocol):
-    def history(self, start: SlotStart) -> Seen: ...
+    def history(self, start: SlotStart) -> Counts: ...
 
     def sample(self, logits_RV: torch.Tensor, rows: list[SampleRow]) -> Sampled: ...
 

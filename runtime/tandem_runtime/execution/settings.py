@@ -43,6 +43,8 @@ class ExecutionConfig:
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
+    max_num_samples: int
+    """Most positions that are sampled in one step."""
     page_size: int
     kv_cache_memory: int | None
     """Bytes for KV pages on each rank; None: from what is free."""
@@ -92,6 +94,7 @@ class ExecutionConfig:
             max_model_len=flags.max_model_len or model.max_position_embeddings,
             max_num_seqs=flags.max_num_seqs,
             max_num_batched_tokens=flags.max_num_batched_tokens,
+            max_num_samples=_max_num_samples(flags),
             page_size=flags.page_size,
             kv_cache_memory=None if flags.kv_cache_memory is None else parse_size(flags.kv_cache_memory),
             gpu_memory_utilization=flags.gpu_memory_utilization,
@@ -121,6 +124,14 @@ class ExecutionConfig:
     @property
     def max_pages_per_seq(self) -> int:
         return self.layout.pages_for(self.max_model_len)
+
+
+def _max_num_samples(flags: ServeFlags) -> int:
+    if flags.speculative_method == "none":
+        return flags.max_num_seqs
+    speculating = min(flags.max_num_seqs, flags.speculative_disable_by_batch_size)
+    with_drafts = min(flags.max_num_batched_tokens, speculating * (flags.num_speculative_tokens + 1))
+    return max(flags.max_num_seqs, with_drafts)
 
 
 def _cpu_backend(model: ModelConfig, dtype: torch.dtype, kv_dtype: KVDType) -> Backend:

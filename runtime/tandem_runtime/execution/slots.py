@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -11,7 +12,7 @@ from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.execution.attention.backend import ChunkSpan, PageRun, StepBatch, StepIds
 from tandem_runtime.execution.constraints import Constraints, Mask
-from tandem_runtime.execution.sampler import SampleRow, Seen
+from tandem_runtime.execution.sampler import Counts, SampleRow, follow_drafts
 
 
 @dataclass(slots=True)
@@ -19,7 +20,7 @@ class _Slot:
     sampling: SamplingParams
     prompt_token_ids: list[int]
     num_pages: int
-    history: Seen | None
+    history: Counts | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class SlotTables:
         max_num_seqs: int,
         max_pages_per_seq: int,
         device: str,
-        history: Callable[[SlotStart], Seen],
+        history: Callable[[SlotStart], Counts],
         constraints: Constraints | None = None,
     ) -> None:
         """`history`: what a sequence that starts has seen so far, for those that need to know it; `constraints`: on
@@ -88,30 +89,39 @@ class SlotTables:
         """[T]: the step's ids with those filled in that only the device knows."""
         return torch.where(step.ids_T < 0, self.last_ids_S[step.slots_T], step.ids_T)
 
-    def sample_row(self, chunk: Chunk) -> SampleRow:
+    def sample_rows(self, chunk: Chunk) -> list[SampleRow]:
+        """One for each of its samples: those after a draft as if the draft were the sequence's."""
         slot = self._slots[chunk.slot]
-        output_index = chunk.start + chunk.num_tokens - len(slot.prompt_token_ids)
-        return SampleRow(slot.sampling, output_index, slot.history, self._allowed(chunk.slot))
+        first = chunk.start + chunk.num_tokens - chunk.num_drafts - len(slot.prompt_token_ids)
+        if chunk.num_drafts == 0:
+            return [SampleRow(slot.sampling, first, slot.history, self._allowed(chunk.slot))]
+        assert not slot.sampling.constrained, "what may come after a guess is not known"
+        if slot.history is None:
+            return [SampleRow(slot.sampling, first + i, None) for i in range(chunk.num_samples)]
+        return [
+            SampleRow(slot.sampling, first + i, seen)
+            for i, seen in enumerate(follow_drafts(slot.history, chunk.drafts))
+        ]
 
     def failures(self, chunks: list[Chunk]) -> dict[int, str]:
-        """Why no token can be sampled for some of `chunks`, by position."""
+        """Why no token can be sampled for some of `chunks`, by position of the token in the step's result."""
         constraints = self._constraints
         if constraints is None:
             return {}
-        why = {i: constraints.failure(chunk.slot) for i, chunk in enumerate(chunks) if self._constrained(chunk.slot)}
-        return {i: failure for i, failure in why.items() if failure is not None}
+        why = {position: constraints.failure(slot) for position, slot in self._constrained_samples(chunks)}
+        return {position: failure for position, failure in why.items() if failure is not None}
 
     def follow(self, chunks: list[Chunk], token_ids: Callable[[], list[int]]) -> None:
         """`token_ids`: those sampled for `chunks`; waits for the device."""
-        constrained = [i for i, chunk in enumerate(chunks) if self._constrained(chunk.slot)]
+        constrained = self._constrained_samples(chunks)
         if self._constraints is None or not constrained:
             return  # on the other ranks, and nearly always
 
         def ids() -> list[int]:
             sampled = token_ids()
-            return [sampled[i] for i in constrained]
+            return [sampled[position] for position, _ in constrained]
 
-        self._constraints.advance([chunks[i].slot for i in constrained], ids)
+        self._constraints.advance([slot for _, slot in constrained], ids)
 
     def prompt_targets(self, chunk: Chunk) -> tuple[list[int], int] | None:
         """The prompt's tokens start+1 .. start+num_tokens and the number of alternatives, where they were asked for."""
@@ -129,6 +139,12 @@ class SlotTables:
             self._constraints.start(start.slot, start.sampling, start.output_token_ids)
         self._slots[start.slot] = _Slot(start.sampling, start.prompt_token_ids, 0, history)
         self._append_pages(start.slot, start.page_ids)
+
+    def _constrained_samples(self, chunks: list[Chunk]) -> list[tuple[int, int]]:
+        """Position in the step's result and slot of those that are constrained, which have one sample each."""
+        positions = accumulate((chunk.num_samples for chunk in chunks), initial=0)
+        slots = [chunk.slot for chunk in chunks]
+        return [(position, slot) for position, slot in zip(positions, slots, strict=False) if self._constrained(slot)]
 
     def _constrained(self, slot: int) -> bool:
         return self._slots[slot].sampling.constrained

@@ -35,8 +35,9 @@ class SlotHistory:
     def counts_V(self) -> torch.Tensor:
         return self._row_V >> 1
 
-    def add(self, token_1: torch.Tensor) -> None:
-        self._row_V.index_add_(0, token_1, torch.full_like(token_1, 2, dtype=torch.int32))
+    def add(self, token_1: torch.Tensor, times_1: torch.Tensor | None = None) -> None:
+        once_1 = torch.full_like(token_1, 2, dtype=torch.int32)
+        self._row_V.index_add_(0, token_1, once_1 if times_1 is None else once_1 * times_1)
 
 
 class TritonSampler:
@@ -55,7 +56,7 @@ class TritonSampler:
         forbid_(logits_RV, [row.allowed for row in rows])
         if all(row.plain for row in rows):
             return Sampled(logits_RV.max(-1).indices, lambda ids: {})
-        shaped_before = [bool(row.sampling.logit_bias) or row.masks_stops for row in rows]
+        shaped_before = [_beyond_the_kernel(row) for row in rows]
         if any(shaped_before):
             logits_RV = logits_RV.float()
             for r, row in enumerate(rows):
@@ -89,6 +90,12 @@ class TritonSampler:
         chosen = to_device(torch.tensor(list(counts)), self._device)
         found = logprob_tensors(shaped_RV[chosen], ids_R[chosen], max(counts.values()))
         return _Logprobs(counts, LogprobTensors(*(to_host(x) for x in found)))
+
+
+def _beyond_the_kernel(row: SampleRow) -> bool:
+    """Its table knows what sequences have seen, not what they will have if guesses are right."""
+    guessed = row.history is not None and not isinstance(row.history, SlotHistory)
+    return guessed or bool(row.sampling.logit_bias) or row.masks_stops
 
 
 class _Logprobs:

@@ -4,8 +4,16 @@ Pure decisions over integers. No torch, no I/O, no clocks (time is an argument),
 or how pages travel.
 """
 
-from tandem_runtime.scheduling.config import SchedulerConfig, SchedulerCounters
+from tandem_runtime.scheduling.config import SchedulerConfig, SchedulerCounters, SpeculationConfig
 from tandem_runtime.scheduling.scheduler import Scheduler
 from tandem_runtime.scheduling.sequence import Mode, Sequence, SequenceUpdate
 
-__all__ = ["Mode", "Scheduler", "SchedulerConfig", "SchedulerCounters", "Sequence", "SequenceUpdate"]
+__all__ = [
+    "Mode",
+    "Scheduler",
+    "SchedulerConfig",
+    "SchedulerCounters",
+    "Sequence",
+    "SequenceUpdate",
+    "SpeculationConfig",
+]

@@ -5,6 +5,16 @@ from __future__ import annotations
 import msgspec
 
 
+class SpeculationConfig(msgspec.Struct, frozen=True, kw_only=True):
+    num_tokens: int
+    """Most guesses for one sequence in one step."""
+    lookup_min: int
+    lookup_max: int
+    """Tokens at the end of a sequence that must have occurred before (at least, and as far as they are compared)."""
+    max_batch: int
+    """Running sequences above which none is speculated on: a step then has no arithmetic to spare."""
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int
     """Tokens per page."""
@@ -20,6 +30,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     enable_prefix_caching: bool
     cache_root: bytes
     """Digest of everything besides the tokens that shapes KV."""
+    speculation: SpeculationConfig | None = None
+    """None: no guesses."""
 
     def __post_init__(self) -> None:
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -44,6 +56,11 @@ class Tally(msgspec.Struct, kw_only=True):
     """Prompt tokens looked up in the prefix cache when a sequence was first admitted, or held its prefix."""
     prefix_hit_tokens: int = 0
     preemptions: int = 0
+    drafts: int = 0
+    """Times that guesses were verified for a sequence."""
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    """Draft tokens that were what the sampler chose."""
 
 
 class SchedulerCounters(Tally, kw_only=True):

@@ -74,9 +74,20 @@ class KVMemory:
         seq.pages += pages
         return pages
 
+    def capacity(self, seq: Sequence) -> int:
+        """Tokens that the page table has room for."""
+        return len(seq.pages) * self.page_size
+
+    def grow_to(self, seq: Sequence, num_tokens: int, *, at_most: int) -> list[int]:
+        """The pages that are missing at the end of the table to hold `num_tokens`, as far as `at_most` goes."""
+        missing = self.pages_for(num_tokens) - len(seq.pages)
+        pages = self.pool.allocate(max(0, min(missing, at_most)))
+        seq.pages += pages
+        return pages
+
     def lacks_page(self, seq: Sequence) -> bool:
         """Whether the next token to be computed lies beyond the page table."""
-        return seq.scheduled_tokens == len(seq.pages) * self.page_size
+        return seq.scheduled_tokens == self.capacity(seq)
 
     def register(self, seq: Sequence) -> None:
         """Offers the full pages that committed steps computed to the prefix cache."""

@@ -13,6 +13,7 @@ from tandem_runtime.scheduling.reservations import Reservations
 from tandem_runtime.scheduling.residency import Residency
 from tandem_runtime.scheduling.roster import Roster
 from tandem_runtime.scheduling.sequence import Mode, Sequence, SequenceUpdate, State
+from tandem_runtime.scheduling.speculation import NewProposer, Speculation, num_accepted
 from tandem_runtime.scheduling.steps import Row, Step, StepsInFlight
 
 _INITIAL_STATE: dict[Mode, State] = {
@@ -25,7 +26,8 @@ _INITIAL_STATE: dict[Mode, State] = {
 class Scheduler:
     """Decides each step. Single-threaded; `commit` follows `schedule`, at most two plans behind."""
 
-    def __init__(self, config: SchedulerConfig) -> None:
+    def __init__(self, config: SchedulerConfig, *, new_proposer: NewProposer | None = None) -> None:
+        """`new_proposer`: guesses by other means than prompt lookup, where `config` asks for speculation."""
         self._config = config
         self._memory = KVMemory(
             num_pages=config.num_pages,
@@ -38,6 +40,7 @@ class Scheduler:
         self._in_flight = StepsInFlight(self._memory.pool)
         self._tally = Tally()
         self._residency = Residency(self._roster, self._memory, self._reservations, self._in_flight, self._tally)
+        self._speculation = Speculation(config.speculation, self._roster, self._memory, new_proposer)
         self._last_step = 0
         self._announced: set[str] = set()
         self._admission_updates: list[SequenceUpdate] = []
@@ -77,6 +80,8 @@ class Scheduler:
         """
         assert len(self._in_flight) < 2, "commit the oldest plan first"
         self._now = now
+        if self._speculation.awaits_commit:
+            return None
         step = Step(self._last_step + 1, self._config.max_num_batched_tokens)
         pages_were_short = self._plan_decodes(step)
         if step.rows:
@@ -94,9 +99,12 @@ class Scheduler:
     def _plan_decodes(self, step: Step) -> bool:
         """A row for every sequence that lacks one token; returns whether pages were short."""
         short = False
-        for seq in list(self._roster.running):
+        decodes = [seq for seq in self._roster.running if seq.tokens_to_compute == 1]
+        # Each decode has its token, and at least half of what is left is for prompts.
+        room_for_drafts = (step.budget - len(decodes)) // 2
+        for seq in decodes:
             # More urgent ones come first, so that a sequence preempted on the way has no row yet.
-            if seq.state is not State.RUNNING or seq.tokens_to_compute != 1:
+            if seq.state is not State.RUNNING:
                 continue
             pages: list[int] = []
             if self._memory.lacks_page(seq):
@@ -105,7 +113,9 @@ class Scheduler:
                     if not self._residency.make_room(seq):
                         continue
                 pages = self._memory.grow(seq)
-            step.advance(seq, pages)
+            drafts = self._speculation.draft(seq, room_for_drafts)
+            room_for_drafts -= len(drafts.token_ids)
+            step.advance(seq, pages + drafts.page_ids, drafts.token_ids)
         return short
 
     def _plan_prefills(self, step: Step) -> None:
@@ -136,24 +146,36 @@ class Scheduler:
         for index, row in enumerate(step.rows):
             if row.seq.state is not State.ENDED:
                 updates += self._commit_row(row, result, index, num_sampled)
-            num_sampled += row.chunk.sample
+            num_sampled += row.chunk.num_samples
         self._in_flight.finish(step)
         return updates
 
     def _commit_row(self, row: Row, result: StepResult, index: int, position: int) -> list[SequenceUpdate]:
-        """`index` is the row's in the plan, `position` its sample's in the result."""
+        """`index` is the row's in the plan, `position` that of its first sample in the result."""
         seq, chunk, tenure = row
-        if tenure == seq.tenure:
-            seq.computed_tokens = chunk.start + chunk.num_tokens
-            if seq.prompt_logprobs is not None and index in result.prompt_logprobs:
-                seq.prompt_logprobs[chunk.start :] = result.prompt_logprobs[index]
-            self._memory.register(seq)
+        sampled = result.token_ids[position : position + chunk.num_samples]
+        accepted = num_accepted(chunk.drafts, sampled)
         update = _update(seq)
+        if tenure == seq.tenure and seq.prompt_logprobs is not None and index in result.prompt_logprobs:
+            seq.prompt_logprobs[chunk.start :] = result.prompt_logprobs[index]
         if chunk.sample:
-            # Even if it was preempted meanwhile: the token was sampled from the right KV.
-            self._tally.generation_tokens += 1
+            # Even if it was preempted meanwhile: the tokens were sampled from the right KV.
             seq.in_flight_samples -= 1
-            _take_sample(update, seq, result, position)
+            seq.in_flight_drafts = 0
+            _take_samples(update, seq, result, position, sampled[: accepted + 1])
+            update.draft_tokens = chunk.num_drafts
+            update.accepted_tokens = min(accepted, len(update.new_token_ids))
+            self._tally.generation_tokens += len(update.new_token_ids)
+            self._tally.drafts += chunk.num_drafts > 0
+            self._tally.draft_tokens += update.draft_tokens
+            self._tally.accepted_tokens += update.accepted_tokens
+        if tenure == seq.tenure:
+            rejected = chunk.num_drafts - accepted
+            seq.scheduled_tokens -= rejected
+            # A stop token may come before the last accepted one.
+            seq.computed_tokens = min(chunk.start + chunk.num_tokens - rejected, seq.num_tokens)
+            self._memory.register(seq)
+            update.computed_tokens = seq.computed_tokens
         if update.finish_reason is not None:
             self._end(seq)
         elif seq.mode == "prefill_only" and seq.computed_tokens == seq.resident_tokens:
@@ -184,6 +206,7 @@ class Scheduler:
         self._reservations.dissolve(seq)
         self._in_flight.release(seq)
         self._announced.discard(seq.request_id)
+        self._speculation.forget(seq)
         self._roster.move(seq, State.ENDED)
 
     # -- decode side of a handoff -----------------------------------------------------------------------------------
@@ -280,6 +303,9 @@ class Scheduler:
             prefix_query_tokens=tally.prefix_query_tokens,
             prefix_hit_tokens=tally.prefix_hit_tokens,
             preemptions=tally.preemptions,
+            drafts=tally.drafts,
+            draft_tokens=tally.draft_tokens,
+            accepted_tokens=tally.accepted_tokens,
         )
 
     @property
@@ -299,6 +325,7 @@ class Scheduler:
         self._roster.check_integrity()
         self._memory.check_integrity()
         self._reservations.check_integrity()
+        self._speculation.check_integrity()
 
 
 def _update(seq: Sequence) -> SequenceUpdate:
@@ -311,15 +338,19 @@ def _update(seq: Sequence) -> SequenceUpdate:
     )
 
 
-def _take_sample(update: SequenceUpdate, seq: Sequence, result: StepResult, position: int) -> None:
+def _take_samples(
+    update: SequenceUpdate, seq: Sequence, result: StepResult, position: int, token_ids: list[int]
+) -> None:
+    """`token_ids`: those at `position` of the result and after it that follow right guesses."""
     if (failure := result.failures.get(position)) is not None:
         update.finish_reason, update.error = "error", failure
         return
-    token_id = result.token_ids[position]
-    reason = seq.append_output(token_id)
-    update.new_token_ids = [token_id]
-    update.finish_reason = reason
-    update.stop_token_id = token_id if reason == "stop" else None
+    for token_id in token_ids:
+        update.finish_reason = seq.append_output(token_id)
+        update.new_token_ids.append(token_id)
+        if update.finish_reason is not None:
+            break
+    update.stop_token_id = update.new_token_ids[-1] if update.finish_reason == "stop" else None
     if seq.sampling.logprobs is not None:
-        update.logprobs = [result.logprobs[position]]
+        update.logprobs = [result.logprobs[position + i] for i in range(len(update.new_token_ids))]
     update.prompt_logprobs, seq.prompt_logprobs = seq.prompt_logprobs, None

@@ -48,6 +48,10 @@ class SequenceUpdate(msgspec.Struct, kw_only=True):
     """One for each of `new_token_ids`, if asked for."""
     prompt_logprobs: list[TokenLogprobs] | None = None
     """With the first token: one for each prompt token but the first, if asked for."""
+    draft_tokens: int = 0
+    """Guesses that the step verified."""
+    accepted_tokens: int = 0
+    """Those of them that are among `new_token_ids`."""
     computed_tokens: int = 0
     """Tokens whose KV is in the sequence's pages."""
     cached_tokens: int = 0
@@ -99,11 +103,13 @@ class Sequence:
         self.shared_prefill: SharedPrefill | None = None
         """While it waits for another sequence to compute their common prefix."""
         self.scheduled_tokens = 0
-        """Tokens whose KV is computed once every plan so far has run."""
+        """Tokens whose KV is computed once every plan so far has run, if all guesses are right."""
         self.computed_tokens = 0
         """The same for committed plans only."""
         self.in_flight_samples = 0
-        """Tokens that uncommitted plans sample."""
+        """Tokens that uncommitted plans sample for sure."""
+        self.in_flight_drafts = 0
+        """Guesses that an uncommitted plan verifies: how many more it samples is not known before its commit."""
         self.last_step = 0
         """The last plan that touches its pages."""
         self.tenure = 0
@@ -119,10 +125,11 @@ class Sequence:
 
     @property
     def tokens_to_compute(self) -> int:
-        """Tokens that the next plan may compute; 0 when the sequence is known to end with what is in flight."""
+        """Tokens that the next plan may compute, guesses not counted; 0 when the sequence is known to end with what is
+        in flight, or what is in flight must be known first."""
         if self.mode == "prefill_only":
             return len(self.prompt_token_ids) - 1 - self.scheduled_tokens
-        if len(self.output_token_ids) + self.in_flight_samples >= self.max_outputs:
+        if self.in_flight_drafts or len(self.output_token_ids) + self.in_flight_samples >= self.max_outputs:
             return 0
         return self.num_tokens + self.in_flight_samples - self.scheduled_tokens
 

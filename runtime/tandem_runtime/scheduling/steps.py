@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Tokens
 from typing import NamedTuple
 
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan
@@ -41,20 +42,22 @@ class Step:
         )
         self.advance(seq, [])
 
-    def advance(self, seq: Sequence, append_page_ids: list[int]) -> None:
-        """A row with as many of the sequence's next tokens as fit."""
+    def advance(self, seq: Sequence, append_page_ids: list[int], drafts: Tokens[int] = ()) -> None:
+        """A row with as many of the sequence's next tokens as fit, and `drafts`, which must fit, after the newest."""
         missing = seq.tokens_to_compute
         start = seq.scheduled_tokens
         stop = start + min(missing, self.budget)
         chunk = Chunk(
             slot=seq.slot,
             start=start,
-            num_tokens=stop - start,
-            token_ids=None if stop > seq.num_tokens else seq.token_range(start, stop),
+            num_tokens=stop - start + len(drafts),
+            token_ids=None if stop > seq.num_tokens else [*seq.token_range(start, stop), *drafts],
             append_page_ids=append_page_ids,
             sample=seq.mode != "prefill_only" and stop - start == missing,
+            num_drafts=len(drafts),
         )
-        seq.scheduled_tokens = stop
+        seq.scheduled_tokens = stop + len(drafts)
+        seq.in_flight_drafts = len(drafts)
         seq.in_flight_samples += chunk.sample
         seq.last_step = self.number
         self.budget -= chunk.num_tokens

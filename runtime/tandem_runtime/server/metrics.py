@@ -41,6 +41,9 @@ class Metrics:
                 ("prefix_query_tokens", m.PREFIX_QUERIES),
                 ("prefix_hit_tokens", m.PREFIX_HITS),
                 ("preemptions", m.PREEMPTIONS),
+                ("drafts", m.DRAFTS),
+                ("draft_tokens", m.DRAFT_TOKENS),
+                ("accepted_tokens", m.ACCEPTED_TOKENS),
                 ("leases_expired", m.HANDOFF_EXPIRED),
             )
         }
