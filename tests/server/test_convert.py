@@ -5,14 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.scripted_engine import ScriptedEngine
+from tandem_contract.ticket import Ticket
 from tandem_runtime.core.errors import PromptTooLongError, RequestError
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.engine.messages import EngineRequest
+from tandem_runtime.engine import ipc
+from tandem_runtime.engine.messages import Choices, EngineRequest, SignedTicket
+from tandem_runtime.server.choice import Choice
+from tandem_runtime.server.generation import ChoiceRequest
+from tandem_runtime.server.live import Origin, Past, Record, take_up
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.chat import ChatRequest
 from tandem_runtime.server.protocol.convert import to_engine_requests
+from tandem_runtime.text.detokenize import IncrementalDetokenizer, TokenBytes
 
+PERMISSION = Ticket(
+    request_id="r", prefill_host="p", prefill_port=1, prefill_incarnation="i", nonce="n", expires_at=0.0
+)
 INFO = ScriptedEngine(eos_token_ids=(2, 3)).info
 
 
@@ -92,3 +102,37 @@ def test_top_k_all() -> None:
 def test_min_tokens_beyond_max_tokens() -> None:
     with pytest.raises(RequestError, match="min_tokens"):
         convert(min_tokens=9)
+
+
+def test_choices_send_what_they_share_once() -> None:
+    """16 choices of one prompt used to be 16 messages to the engine process, each with the whole prompt."""
+    apart = convert(prompt=list(range(200)), n=16, logit_bias={str(id): 1 for id in range(50)})
+    message = Choices.of(apart)
+    sent = ipc.encode(message)
+    assert len(sent) < 2 * len(ipc.encode(apart[0])) < 0.2 * sum(len(ipc.encode(request)) for request in apart)
+    received = ipc.decode_to_engine(sent)
+    assert isinstance(received, Choices)
+    assert received.requests() == apart
+
+
+async def test_choices_of_a_resumed_stream_arrive_as_they_were_sent() -> None:
+    def choice(index: int, request: EngineRequest) -> ChoiceRequest:
+        return ChoiceRequest(Choice(index, IncrementalDetokenizer(TokenBytes(lambda id: "a", str.encode))), request)
+
+    ticket = SignedTicket(PERMISSION, "signed")
+    first, *others = convert(n=3, seed=2**63 - 2)
+    prompt = [replace(first, tickets=[ticket]), *others]
+    prompt = [replace(each, sampling=replace(each.sampling, prompt_logprobs=1)) for each in prompt]
+    records = [
+        Record(choice=0, outputs=[[7]], finish_reason="stop", origin=Origin(created=1, seed=2)),
+        Record(choice=2, outputs=[[8], [9]]),
+    ]
+    past = Past(origin=Origin(created=1, seed=2), live=True, records=records)
+    chosen = [choice(index, request) for index, request in enumerate(prompt)]
+    [left] = await take_up([chosen], past, INFO, lambda choice, delta: None)
+    requests = [item.request for item in left]
+    assert [request.output_token_ids for request in requests] == [[], [8, 9]]
+    assert [request.sampling.seed for request in requests] == [2**63 - 1, 0]
+    received = ipc.decode_to_engine(ipc.encode(Choices.of(requests)))
+    assert isinstance(received, Choices)
+    assert received.requests() == requests

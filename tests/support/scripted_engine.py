@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -103,7 +104,18 @@ class ScriptedEngine:
         await self.dead.wait()
         return Failed("the scripted engine died", startup=False)
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    @asynccontextmanager
+    async def generate(
+        self, requests: Sequence[EngineRequest]
+    ) -> AsyncIterator[list[AsyncGenerator[EngineOutput, None]]]:
+        answers = [self._answer(request) for request in requests]
+        try:
+            yield answers
+        finally:
+            for answer in answers:
+                await answer.aclose()
+
+    async def _answer(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         if self.refuse is not None:
             raise self.refuse
         self.requests.append(request)

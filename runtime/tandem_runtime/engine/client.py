@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
@@ -45,11 +46,15 @@ class EngineClient(Protocol):
         """Returns when the model is loaded; raises `StartupError` when the engine gave up."""
         ...
 
-    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        """Yields until `finish_reason` is set.
+    def generate(
+        self, requests: Sequence[EngineRequest]
+    ) -> AbstractAsyncContextManager[Sequence[AsyncGenerator[EngineOutput, None]]]:
+        """The choices of one prompt, the leading one first; each is answered by its generator, which ends with the
+        output that has a `finish_reason`.
 
-        Closing the iterator early (client gone, stop string found) aborts the request in the engine.
-        Raises `OverloadedError` or `PromptTooLongError` before the first output, `EngineDeadError` at any time.
+        Closing a generator early (stop string found) aborts its request in the engine, the end of the block (client
+        gone) all that are left. A generator raises `OverloadedError`, `PromptTooLongError` or `GrammarError` before its
+        first output, `EngineDeadError` at any time.
         """
         ...
 

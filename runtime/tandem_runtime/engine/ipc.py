@@ -17,9 +17,9 @@ import zmq
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import (
     Abort,
+    Choices,
     ControlCall,
     ControlReply,
-    EngineRequest,
     EngineStatus,
     Failed,
     Outputs,
@@ -29,7 +29,7 @@ from tandem_runtime.engine.messages import (
 
 Socket = TypeVar("Socket", bound=zmq.Socket[Any])
 
-ToEngine = EngineRequest | Abort | ControlCall | ControlReply | Shutdown
+ToEngine = Choices | Abort | ControlCall | ControlReply | Shutdown
 FromEngine = Outputs | EngineStatus | ControlCall | ControlReply | Progress | Failed | EngineInfo
 
 encode = msgspec.msgpack.Encoder().encode

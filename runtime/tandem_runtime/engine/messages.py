@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 from tandem_contract.handoff import RequestTrace
 from tandem_contract.ticket import Ticket
 
@@ -46,6 +48,50 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     def known_token_ids(self) -> list[int]:
         """All tokens so far: what a prefill pod is asked to compute."""
         return self.prompt_token_ids + self.output_token_ids
+
+
+class OtherChoice(msgspec.Struct, frozen=True, array_like=True):
+    """Where a choice differs from the first one of its prompt."""
+
+    request_id: str
+    seed: int
+    prompt_logprobs: int | None
+    output_token_ids: list[int]
+
+
+class Choices(msgspec.Struct, frozen=True, tag=True):
+    """All choices of one prompt, in one message: what they have in common may be long (prompt, grammar)."""
+
+    first: EngineRequest
+    others: list[OtherChoice]
+
+    @classmethod
+    def of(cls, requests: Sequence[EngineRequest]) -> Choices:
+        """`requests` as `to_engine_requests` makes them: the others come after the first one and have no tickets."""
+        first, *others = requests
+        return cls(
+            first,
+            [
+                OtherChoice(
+                    other.request_id, other.sampling.seed, other.sampling.prompt_logprobs, other.output_token_ids
+                )
+                for other in others
+            ],
+        )
+
+    def requests(self) -> list[EngineRequest]:
+        return [self.first, *map(self._request, self.others)]
+
+    def _request(self, other: OtherChoice) -> EngineRequest:
+        sampling = replace(self.first.sampling, seed=other.seed, prompt_logprobs=other.prompt_logprobs)
+        return replace(
+            self.first,
+            request_id=other.request_id,
+            sampling=sampling,
+            output_token_ids=other.output_token_ids,
+            tickets=[],
+            after=self.first.request_id,
+        )
 
 
 class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):

@@ -28,7 +28,7 @@ from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.loop import Engine, Event
-from tandem_runtime.engine.messages import Failed, Progress
+from tandem_runtime.engine.messages import Choices, Failed, Progress
 from tandem_runtime.engine.rank import Rank
 from tandem_runtime.engine.transfers import TransferGroup
 from tandem_runtime.engine.worker import LeadingRunner, Worker, rendezvous
@@ -219,7 +219,9 @@ def _listen(context: zmq.Context[zmq.Socket[bytes]], folder: Path, inbox: queue.
     socket = ipc.pull(context, ipc.to_engine_address(folder))
     try:
         while True:
-            inbox.put(ipc.decode_to_engine(socket.recv()))
+            message = ipc.decode_to_engine(socket.recv())
+            for event in message.requests() if isinstance(message, Choices) else [message]:
+                inbox.put(event)
     except zmq.ContextTerminated:
         socket.close(0)
 

@@ -8,7 +8,7 @@ import itertools
 import logging
 import multiprocessing
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
 import zmq
 import zmq.asyncio
@@ -27,6 +27,7 @@ from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import (
     HEARTBEAT_S,
     Abort,
+    Choices,
     ControlCall,
     ControlReply,
     EngineOutput,
@@ -115,30 +116,49 @@ class ProcessEngineClient:
         await self._dead.wait()
         return self._failure or Failed(f"the engine process ended with status {self._process.exitcode}", startup=False)
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        if not self.alive:
-            raise EngineDeadError("the engine has stopped, or is frozen")
-        outputs: asyncio.Queue[EngineOutput | None] = asyncio.Queue()
-        assert request.request_id not in self._queues, "request ids are unique"
-        self._queues[request.request_id] = outputs
-        finished = False
+    @contextlib.asynccontextmanager
+    async def generate(
+        self, requests: Sequence[EngineRequest]
+    ) -> AsyncIterator[list[AsyncGenerator[EngineOutput, None]]]:
+        ids = [request.request_id for request in requests]
+        assert self._queues.keys().isdisjoint(ids), "request ids are unique"
+        self._queues |= {request_id: asyncio.Queue() for request_id in ids}
         try:
-            await self._send(request)
-            while not finished:
-                output = await outputs.get()
+            if self.alive:
+                await self._send(Choices.of(requests))
+            else:
+                for request_id in ids:
+                    self._queues[request_id].put_nowait(None)
+            yield [self._outputs(request_id, self._queues[request_id]) for request_id in ids]
+        finally:
+            for request_id in ids:
+                self._abandon(request_id)
+
+    async def _outputs(
+        self, request_id: str, queue: asyncio.Queue[EngineOutput | None]
+    ) -> AsyncGenerator[EngineOutput, None]:
+        try:
+            while True:
+                output = await queue.get()
                 if output is None:
-                    raise EngineDeadError("the engine stopped, or froze, while it served this request")
-                finished = output.finish_reason is not None
+                    raise EngineDeadError("the engine has stopped, or is frozen")
+                if output.finish_reason is not None:
+                    self._queues.pop(request_id, None)
                 if output.finish_reason == "error":
                     raise _REFUSALS[output.error_code](
                         output.error or "the engine refused the request", param=output.error_param
                     )
                 yield output
+                if output.finish_reason is not None:
+                    return
         finally:
-            del self._queues[request.request_id]
-            if not finished and not self._dead.is_set():
-                # Not awaited: the generator may be closing under cancellation, and the socket never blocks.
-                self._spawn(self._send(Abort(request.request_id)))
+            self._abandon(request_id)
+
+    def _abandon(self, request_id: str) -> None:
+        """Unless the engine has ended the request already."""
+        if self._queues.pop(request_id, None) is not None and not self._dead.is_set():
+            # Not awaited: the caller may be closing under cancellation, and the socket never blocks.
+            self._spawn(self._send(Abort(request_id)))
 
     async def control(self, path: str, body: bytes) -> tuple[int, bytes]:
         call_id = next(self._call_ids)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
-from typing import cast
 
 from tandem_runtime.core.errors import DeadlineExceededError, OverloadedError, RequestError
 from tandem_runtime.engine.client import EngineClient, EngineInfo
@@ -43,45 +42,22 @@ class Generation:
 
         Raises `RequestError`; what had been yielded by then stands.
         """
-        if len(prompts) == 1 and len(prompts[0]) == 1:
-            async with aclosing(self._follow(prompts[0][0])) as news:
+        async with AsyncExitStack() as stack:
+            sources: list[AsyncGenerator[News, None]] = []
+            for choices in filter(None, prompts):
+                outputs = await stack.enter_async_context(self._engine.generate([item.request for item in choices]))
+                sources += map(self._follow, choices, outputs)
+            async with aclosing(sources[0] if len(sources) == 1 else _mixed(sources)) as news:
                 async for choice_and_delta in news:
                     yield choice_and_delta
-            return
-        # Bounded, so that a slow client holds up its own sequences' text and nothing else grows.
-        queue: asyncio.Queue[News | Exception | None] = asyncio.Queue(maxsize=64)
-        tasks = [asyncio.create_task(self._pump(choice, queue)) for choices in prompts for choice in choices]
-        try:
-            running = len(tasks)
-            while running:
-                item = await queue.get()
-                if item is None:
-                    running -= 1
-                elif isinstance(item, Exception):
-                    raise item
-                else:
-                    yield item
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(self, choice: ChoiceRequest, queue: asyncio.Queue[News | Exception | None]) -> None:
-        try:
-            async with aclosing(self._follow(choice)) as news:
-                async for item in news:
-                    await queue.put(item)
-            await queue.put(None)
-        except Exception as error:  # whatever it is, `run` raises it
-            await queue.put(error)
-
-    async def _follow(self, followed: ChoiceRequest) -> AsyncGenerator[News, None]:
+    async def _follow(
+        self, followed: ChoiceRequest, outputs: AsyncGenerator[EngineOutput, None]
+    ) -> AsyncGenerator[News, None]:
         choice = followed.choice
         timing = self._metrics.request(self._arrived, resumed=bool(followed.request.output_token_ids))
         outcome = "abort"
         try:
-            # Every client's `generate` is an async generator; the protocol only promises what callers iterate over.
-            outputs = cast("AsyncGenerator[EngineOutput, None]", self._engine.generate(followed.request))
             async with aclosing(outputs):
                 async for output in outputs:
                     timing.tokens(len(output.token_ids), time.perf_counter())
@@ -108,6 +84,37 @@ class Generation:
             raise
         finally:
             timing.end(outcome, time.perf_counter())
+
+
+async def _mixed(sources: Sequence[AsyncGenerator[News, None]]) -> AsyncGenerator[News, None]:
+    """The news of all, as they come."""
+    # Bounded, so that a slow client holds up its own sequences' text and nothing else grows.
+    queue: asyncio.Queue[News | Exception | None] = asyncio.Queue(maxsize=64)
+
+    async def pump(source: AsyncGenerator[News, None]) -> None:
+        try:
+            async with aclosing(source):
+                async for item in source:
+                    await queue.put(item)
+            await queue.put(None)
+        except Exception as error:  # whatever it is, the reader raises it
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(source)) for source in sources]
+    try:
+        running = len(tasks)
+        while running:
+            item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _raise_if_failed(output: EngineOutput) -> None:
