@@ -7,78 +7,21 @@ decides when a step is computed, a message arrives, is lost or doubled, bytes mo
 from __future__ import annotations
 
 import itertools
-import queue
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from support.engine_pods import token_fingerprint
-from support.token_model import VOCAB_SIZE, TokenModelRunner, continue_text
+from engine.handoff_pod import Call, Fabric, Pod
+from support.token_engine import Role
+from support.token_model import continue_text
 from tandem_contract.ticket import Ticket
-from tandem_runtime.core.plan import StepPlan
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.engine.control import ControlPlane
-from tandem_runtime.engine.handoff_decode import DecodeHandoffs
-from tandem_runtime.engine.handoff_parts import HandoffParts
-from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
-from tandem_runtime.engine.loop import Engine
 from tandem_runtime.engine.messages import (
     Abort,
     ControlCall,
     ControlReply,
     EngineOutput,
     EngineRequest,
-    Outputs,
     SignedTicket,
 )
-from tandem_runtime.engine.transfers import LocalTransfers, TransferGroup
-from tandem_runtime.scheduling import Scheduler, SchedulerConfig
-from tandem_runtime.transfer.local import LocalReceiver, LocalSender
-from tandem_runtime.transfer.memory import PageMemory
-from tandem_runtime.transfer.protocol import Failure, ReceiveReport, SendReport, TransferFault
-
-PAGE_SIZE = 4
-LEASE_S = 6.0
-
-
-class Fabric:
-    """A `LocalFabric` that moves nothing until it is told to; what was asked first is done first."""
-
-    def __init__(self) -> None:
-        self.receivers: dict[int, LocalReceiver] = {}
-        self.ports = itertools.count(1)
-        self.work: deque[Callable[[], None]] = deque()
-
-    def call(self, work: Callable[[], None]) -> None:
-        self.work.append(work)
-
-    def move(self) -> None:
-        self.work.popleft()()
-
-
-class Timers:
-    """Implements `leases.Timers` on the world's clock."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._ids = itertools.count(1)
-        self._events: dict[int, tuple[float, Callable[[], None]]] = {}
-
-    def after(self, seconds: float, event: Callable[[], None]) -> int:
-        timer = next(self._ids)
-        self._events[timer] = (self._world.now + seconds, event)
-        return timer
-
-    def cancel(self, timer: int | None) -> None:
-        self._events.pop(timer or 0, None)
-
-    @property
-    def next_at(self) -> float:
-        return min((at for at, _ in self._events.values()), default=float("inf"))
-
-    def due(self) -> list[Callable[[], None]]:
-        timers = sorted((at, timer) for timer, (at, _) in self._events.items() if at <= self._world.now)
-        return [self._events.pop(timer)[1] for _, timer in timers]
 
 
 @dataclass
@@ -92,152 +35,6 @@ class Asked:
     aborted: bool = False
 
 
-@dataclass(eq=False)
-class Call:
-    origin: Pod
-    message: ControlCall
-    due: float
-    delivered: bool = False
-
-
-class Pod:
-    def __init__(self, world: World, name: str, role: str, incarnation: int, num_pages: int) -> None:
-        self.world, self.name, self.role, self.num_pages = world, name, role, num_pages
-        self.url = f"http://{name}:1"
-        self.number = incarnation
-        self.incarnation = f"{name}-{incarnation}"
-        self.inbox: queue.SimpleQueue = queue.SimpleQueue()
-        self.plans: deque[StepPlan] = deque()
-        self.reports: deque[ReceiveReport | SendReport] = deque()
-        """Of the transports, not yet heard by the engine."""
-        self.sending: dict[str, list[int]] = {}
-        """Pages that the sender may still read, by job."""
-        self._sent: set[str] = set()
-        self.frozen = False
-        self.runner = TokenModelRunner(num_pages, 4)
-        memory = PageMemory(memoryview(self.runner.memory), self.runner.layout, 0)
-        self.receiver = LocalReceiver(world.fabric, memory, self.reports.append)
-        self.sender = LocalSender(world.fabric, memory, self.reports.append)
-        transfers = LocalTransfers(self.receiver, self.sender)
-        transfers.send = self._send
-        fingerprint = token_fingerprint()
-        self.scheduler = Scheduler(
-            SchedulerConfig(
-                page_size=PAGE_SIZE,
-                num_pages=num_pages,
-                max_num_seqs=4,
-                max_num_batched_tokens=8,
-                max_prefill_tokens_with_decodes=8,
-                max_model_len=64,
-                max_waiting=12,
-                enable_prefix_caching=True,
-                cache_root=bytes.fromhex(fingerprint.digest()),
-            )
-        )
-        self.timers = Timers(world)
-        control = ControlPlane(publish=self._take)
-        self.decode = self.prefill = None
-        group = TransferGroup(
-            [transfers],
-            on_received=lambda report: self.decode.on_received(report),
-            on_sent=lambda report: self.prefill.on_sent(report),
-        )
-        parts = HandoffParts(
-            scheduler=self.scheduler,
-            transfers=group,
-            control=control,
-            timers=self.timers,
-            fingerprint=fingerprint,
-            incarnation=self.incarnation,
-            clock=lambda: world.now,
-        )
-        if role == "decode":
-            self.decode = DecodeHandoffs(parts, url=self.url)
-        else:
-            self.prefill = PrefillHandoffs(parts, name=name, vocab_size=VOCAB_SIZE, lease_s=LEASE_S, token_horizon=16)
-        self.engine = Engine(
-            name=name,
-            scheduler=self.scheduler,
-            submit=self.plans.append,
-            inbox=self.inbox,
-            publish=self._take,
-            transfers=group,
-            control=control,
-            decode_handoffs=self.decode,
-            prefill_handoffs=self.prefill,
-            clock=lambda: world.now,
-        )
-
-    @property
-    def coordinator(self) -> DecodeHandoffs | PrefillHandoffs:
-        return self.decode or self.prefill
-
-    def hear(self, *events: object) -> None:
-        for event in events:
-            self.inbox.put(event)
-        self.run()
-
-    def run(self) -> None:
-        """All that the engine can do now; a frozen one does nothing, and its events wait."""
-        if not self.frozen:
-            self.engine.turn(None if self.inbox.empty() else self.inbox.get())
-
-    def step(self) -> None:
-        self.hear(self.runner.launch(self.plans.popleft()).result())
-
-    def hear_report(self) -> None:
-        report = self.reports.popleft()
-        if isinstance(report, SendReport):
-            self.sending.pop(report.job_id, None)
-            self._sent.add(report.job_id)
-        self.hear(report)
-
-    def lose_connection(self, job_id: str) -> None:
-        self.sender._fail(job_id, TransferFault(Failure.DISCONNECTED, "the network broke"))
-
-    def close(self) -> None:
-        """As the kernel does for a process that is killed: its peers see its connections end."""
-        for side in (self.receiver, self.sender):
-            side._shut_down()
-
-    def check(self) -> None:
-        self.scheduler.check_integrity()
-        pool = self.scheduler._memory.pool
-        landing = [slot for job in self.receiver._jobs.values() for slot in job.incoming.job.slots]
-        assert len({page for page, _ in landing}) == len(landing), "two jobs write to one page"
-        quarantined = {page for pages in pool._quarantine.values() for page in pages}
-        for page, generation in landing:
-            held = pool.generation(page) == generation and pool.references(page) == 1
-            assert held or page in quarantined, "a late write would hit another owner's page"
-        for pages in self.sending.values():
-            assert all(pool.references(page) for page in pages), "a page is free while it is being sent"
-
-    def check_idle(self) -> None:
-        counters = self.scheduler.counters
-        held = (counters.running, counters.waiting, counters.pages_used, counters.pages_quarantined)
-        assert held == (0, 0, 0, 0), f"{self.name}: {counters}"
-        kept = [self.receiver._jobs, self.sender._jobs, self.sending, self.engine._live]
-        if self.decode:
-            kept += [self.decode._jobs, self.decode._peers]
-        assert not any(kept)
-        assert self.coordinator.open_jobs == 0
-
-    def _send(self, job_id: str, first_index: int, page_ids: list[int]) -> None:
-        if job_id not in self._sent:  # a sender ignores what comes after its report
-            self.sending.setdefault(job_id, []).extend(page_ids)
-        self.sender.send(job_id, first_index, page_ids)
-
-    def _take(self, message: object) -> None:
-        match message:
-            case ControlCall():
-                self.world.calls.append(Call(self, message, self.world.now + message.timeout_s))
-            case ControlReply():
-                self.world.answer(message)
-            case Outputs(outputs):
-                for output in outputs:
-                    self.world.told(output)
-
-
 class World:
     def __init__(self, num_pages: int) -> None:
         self.now = 0.0
@@ -249,7 +46,8 @@ class World:
         self._ids = itertools.count(1)
         self.asked: dict[str, Asked] = {}
         self.pods: dict[str, Pod] = {}
-        for name, role in (("p0", "prefill"), ("p1", "prefill"), ("d0", "decode"), ("d1", "decode")):
+        roles: dict[str, Role] = {"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode"}
+        for name, role in roles.items():
             pages = num_pages if role == "decode" else 2 * num_pages
             self.pods[name] = Pod(self, name, role, 0, pages)
 

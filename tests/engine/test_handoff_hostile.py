@@ -7,7 +7,8 @@ import random
 from dataclasses import asdict
 
 import pytest
-from support.engine_pods import Pod, eventually, pods, prompt, token_fingerprint
+from support.engine_pods import Pod, eventually, pods, prompt
+from support.token_engine import token_fingerprint
 from support.token_model import continue_text
 from tandem_contract import handoff
 from tandem_runtime.engine.messages import ControlReply

@@ -15,17 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from support.token_engine import Role, scheduler_config, token_engine, token_fingerprint
 from support.token_model import VOCAB_SIZE, TokenModelRunner
-from tandem_contract.handoff import LayoutFingerprint
 from tandem_contract.ticket import Ticket, new_nonce
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.executor import Executor
-from tandem_runtime.engine.handoff_decode import DecodeHandoffs
-from tandem_runtime.engine.handoff_parts import HandoffParts
-from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import TimerThread
-from tandem_runtime.engine.loop import Engine
 from tandem_runtime.engine.messages import (
     ControlCall,
     ControlReply,
@@ -37,25 +32,10 @@ from tandem_runtime.engine.messages import (
     SignedTicket,
 )
 from tandem_runtime.engine.rank import LocalTransfers
-from tandem_runtime.engine.transfers import TransferGroup
-from tandem_runtime.scheduling.scheduler import Scheduler, SchedulerConfig
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
 
 PATIENCE_S = 20.0
-
-
-def token_fingerprint(model: str = "token-model") -> LayoutFingerprint:
-    return LayoutFingerprint(
-        model=model,
-        kv_dtype="float32",
-        num_layers=1,
-        num_kv_heads=1,
-        head_dim=1,
-        page_size=4,
-        rope="",
-        tensor_parallel=1,
-    )
 
 
 class Wire:
@@ -135,7 +115,7 @@ class Pod:
     def __init__(
         self,
         wire: Wire,
-        role: str,
+        role: Role,
         name: str,
         *,
         num_pages: int = 256,
@@ -156,54 +136,33 @@ class Pod:
         self.transfers = LocalTransfers(
             TcpReceiver(memory, self.inbox.put, host="127.0.0.1"), TcpSender(memory, self.inbox.put)
         )
+        self.timers = TimerThread(self.inbox.put)
+        self._executor = Executor(self.inbox.put)
+        self._executor.lead(self.runner)
         fingerprint = token_fingerprint(model)
-        self.scheduler = Scheduler(
-            SchedulerConfig(
-                page_size=4,
+        made = token_engine(
+            role,
+            name=name,
+            url=self.url,
+            incarnation=self.incarnation,
+            fingerprint=fingerprint,
+            config=scheduler_config(
+                fingerprint,
                 num_pages=num_pages,
                 max_num_seqs=max_num_seqs,
                 max_num_batched_tokens=max_num_batched_tokens,
-                max_prefill_tokens_with_decodes=max_num_batched_tokens,
                 max_model_len=4096,
                 max_waiting=1024,
-                enable_prefix_caching=True,
-                cache_root=bytes.fromhex(fingerprint.digest()),
-            )
-        )
-        self.timers = TimerThread(self.inbox.put)
-        control = ControlPlane(publish=lambda message: wire.send(self, message))
-        self.decode = self.prefill = None
-        group = TransferGroup(
-            [self.transfers],
-            on_received=lambda report: self.decode.on_received(report),
-            on_sent=lambda report: self.prefill.on_sent(report),
-        )
-        parts = HandoffParts(
-            scheduler=self.scheduler,
-            transfers=group,
-            control=control,
+            ),
+            transfers=self.transfers,
             timers=self.timers,
-            fingerprint=fingerprint,
-            incarnation=self.incarnation,
-        )
-        if role == "decode":
-            self.decode = DecodeHandoffs(parts, url=self.url, probe_interval_s=probe_interval_s)
-        else:
-            self.prefill = PrefillHandoffs(parts, name=name, vocab_size=VOCAB_SIZE, lease_s=lease_s, token_horizon=64)
-        self._executor = Executor(self.inbox.put)
-        self._executor.lead(self.runner)
-        self.engine = Engine(
-            name=name,
-            scheduler=self.scheduler,
             submit=self._executor.submit,
             inbox=self.inbox,
             publish=lambda message: self._take(wire, message),
-            transfers=group,
-            control=control,
-            decode_handoffs=self.decode,
-            prefill_handoffs=self.prefill,
-            local_prefill_max_tokens=0,
+            lease_s=lease_s,
+            probe_interval_s=probe_interval_s,
         )
+        self.scheduler, self.engine, self.decode, self.prefill = made.scheduler, made.engine, made.decode, made.prefill
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -290,7 +249,7 @@ class Pod:
 
 
 @contextmanager
-def pods(*specs: tuple[str, str, dict]) -> Iterator[list[Pod]]:
+def pods(*specs: tuple[Role, str, dict]) -> Iterator[list[Pod]]:
     """(role, name, options) of each."""
     wire = Wire()
     made = [Pod(wire, role, name, **options) for role, name, options in specs]

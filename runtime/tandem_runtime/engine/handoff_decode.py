@@ -82,13 +82,7 @@ class DecodeHandoffs:
     """Used on the engine's thread only."""
 
     def __init__(self, parts: HandoffParts, *, url: str, probe_interval_s: float = PROBE_INTERVAL_S) -> None:
-        self._scheduler = parts.scheduler
-        self._transfers = parts.transfers
-        self._control = parts.control
-        self._timers = parts.timers
-        self._fingerprint = parts.fingerprint
-        self._incarnation = parts.incarnation
-        self._clock = parts.clock
+        self._parts = parts
         self._url = url
         self._probe_interval_s = probe_interval_s
         self._remotes: dict[str, _Remote] = {}
@@ -111,7 +105,7 @@ class DecodeHandoffs:
 
     def start(self, request: EngineRequest, record: HandoffRecord) -> None:
         """`request` is in the scheduler as a remote sequence; it will be filled or made local."""
-        held = self._scheduler.hold_prefix(request.request_id)
+        held = self._parts.scheduler.hold_prefix(request.request_id)
         remote = _Remote(request, held, record)
         self._remotes[request.request_id] = remote
         self._next_attempt(remote, reason="avoided")
@@ -132,20 +126,20 @@ class DecodeHandoffs:
         remote = self._jobs.get(ask.job_id)
         job = remote.job if remote else None
         if remote is None or job is None or ask.prefill_incarnation != job.incarnation:
-            self._control.answer(call, 404)
+            self._parts.control.answer(call, 404)
             return
         if not 1 <= ask.prefill_tensor_parallel <= MAX_TENSOR_PARALLEL:
-            self._control.answer(call, 400)
+            self._parts.control.answer(call, 400)
             return
         if job.grant is not None:
             # P asks again when the first answer was lost.
             same = same_secret(ask.token, job.token)
-            self._control.answer(call, 200 if same else 404, job.grant if same else None)
+            self._parts.control.answer(call, 200 if same else 404, job.grant if same else None)
             return
         if remote.slots is None:
-            remote.slots = self._scheduler.reserve(remote.request.request_id)
+            remote.slots = self._parts.scheduler.reserve(remote.request.request_id)
         if remote.slots is None:
-            self._control.answer(call, 503)
+            self._parts.control.answer(call, 503)
             return
         job.token = ask.token
         job.pod = ask.prefill_pod
@@ -154,26 +148,26 @@ class DecodeHandoffs:
             job_id=job.job_id, data_token=data_token, sender_tp=ask.prefill_tensor_parallel, slots=remote.slots
         )
         try:
-            self._transfers.open_receive(receive)
+            self._parts.transfers.open_receive(receive)
         except HandoffError as error:
-            self._control.answer(call, 409, {"error": str(error)})
+            self._parts.control.answer(call, 409, {"error": str(error)})
             self._fail(job, error.reason, str(error))
             return
         job.phase = "receiving"
         job.grant = handoff.ReserveGrant(
             token=ask.token,
             data_token=data_token,
-            data_ports=self._transfers.data_ports,
-            first_page=remote.held_tokens // self._fingerprint.page_size,
+            data_ports=self._parts.transfers.data_ports,
+            first_page=remote.held_tokens // self._parts.fingerprint.page_size,
             slots=[handoff.PageSlot(page_id=page, generation=generation) for page, generation in remote.slots],
         )
-        self._control.answer(call, 200, job.grant)
+        self._parts.control.answer(call, 200, job.grant)
 
     def on_finish(self, call: ControlCall) -> None:
         """P's word that it gave up."""
         end = decode(call.body, handoff.JobEnd)
         remote = self._jobs.get(end.job_id)
-        self._control.answer(call, 200)
+        self._parts.control.answer(call, 200)
         if remote is None or remote.job is None or end.error is None:
             return
         if remote.job.phase != "receiving" or same_secret(end.token, remote.job.token):
@@ -194,7 +188,7 @@ class DecodeHandoffs:
         elif error is not None:
             self.outcomes[f"received/{error[0]}"] += 1
             if error[0] in POD_FAULTS:
-                self._avoid_until[job.url] = self._clock() + AVOID_SECONDS
+                self._avoid_until[job.url] = self._parts.clock() + AVOID_SECONDS
             self._next_attempt(remote, reason=error[0])
         else:
             self.outcomes["received/ok"] += 1
@@ -203,8 +197,8 @@ class DecodeHandoffs:
             remote.record.prefill_pod = job.pod
             remote.record.pages = report.pages
             remote.record.bytes = report.bytes
-            remote.record.seconds = self._clock() - job.asked_at
-            self._scheduler.filled(remote.request.request_id)
+            remote.record.seconds = self._parts.clock() - job.asked_at
+            self._parts.scheduler.filled(remote.request.request_id)
             del self._remotes[remote.request.request_id]
 
     def _next_attempt(self, remote: _Remote, *, reason: str) -> None:
@@ -213,7 +207,7 @@ class DecodeHandoffs:
         while remote.ticket_index < len(tickets):
             signed = tickets[remote.ticket_index]
             remote.ticket_index += 1
-            if self._avoid_until.get(signed.ticket.prefill_url, 0.0) <= self._clock():
+            if self._avoid_until.get(signed.ticket.prefill_url, 0.0) <= self._parts.clock():
                 break
         else:
             self._make_local(remote, reason)
@@ -224,7 +218,7 @@ class DecodeHandoffs:
             url=ticket.prefill_url,
             pod=f"{ticket.prefill_host}:{ticket.prefill_port}",
             incarnation=ticket.prefill_incarnation,
-            asked_at=self._clock(),
+            asked_at=self._parts.clock(),
         )
         remote.job = job
         self._jobs[job.job_id] = remote
@@ -235,14 +229,14 @@ class DecodeHandoffs:
             ticket=signed.text,
             token_ids=remote.request.known_token_ids,
             held_tokens=remote.held_tokens,
-            fingerprint=self._fingerprint,
+            fingerprint=self._parts.fingerprint,
             decode_url=self._url,
-            decode_incarnation=self._incarnation,
+            decode_incarnation=self._parts.incarnation,
             cache_salt=remote.request.cache_salt,
             priority=remote.request.priority,
             deadline_s=remote.request.deadline_s,
         )
-        self._control.post(
+        self._parts.control.post(
             job.url, handoff.PREFILL_PATH, message, lambda status, body: self._on_asked(job, status, body)
         )
 
@@ -262,7 +256,7 @@ class DecodeHandoffs:
             return
         job.error = (reason, message)
         if job.phase == "receiving":
-            self._transfers.close_receive(job.job_id, message)
+            self._parts.transfers.close_receive(job.job_id, message)
         else:
             self.on_received(JobReport(job_id=job.job_id, error=message, pages=0, bytes=0))
 
@@ -270,17 +264,17 @@ class DecodeHandoffs:
         self.fallbacks[reason] += 1
         request_id = remote.request.request_id
         del self._remotes[request_id]
-        self._scheduler.make_local(request_id)
-        self._scheduler.quiesced(request_id)
+        self._parts.scheduler.make_local(request_id)
+        self._parts.scheduler.quiesced(request_id)
 
     def _forget(self, remote: _Remote) -> None:
         del self._remotes[remote.request.request_id]
-        self._scheduler.quiesced(remote.request.request_id)
+        self._parts.scheduler.quiesced(remote.request.request_id)
 
     def _post_ack(self, job: _Job, error: str | None) -> None:
         if job.token:
             end = handoff.JobEnd(job_id=job.job_id, token=job.token, error=error)
-            self._control.post(job.url, handoff.ACK_PATH, end)
+            self._parts.control.post(job.url, handoff.ACK_PATH, end)
 
     # A frozen or restarted prefill pod is noticed by probing it while it owes us work.
 
@@ -290,7 +284,7 @@ class DecodeHandoffs:
         peer.jobs.add(job.job_id)
         if not self._probing:
             self._probing = True
-            self._timers.after(self._probe_interval_s, self._probe)
+            self._parts.timers.after(self._probe_interval_s, self._probe)
 
     def _leave_peer(self, job: _Job) -> None:
         peer = self._peers[job.url]
@@ -301,11 +295,13 @@ class DecodeHandoffs:
     def _probe(self) -> None:
         for url, peer in self._peers.items():
             taken = [job_id for job_id in peer.jobs if (job := self._jobs[job_id].job) and job.phase != "asked"]
-            probe = handoff.AliveProbe(decode_url=self._url, decode_incarnation=self._incarnation, job_ids=taken)
-            self._control.post(url, handoff.ALIVE_PATH, probe, self._on_probed(url, peer), timeout_s=PROBE_TIMEOUT_S)
+            probe = handoff.AliveProbe(decode_url=self._url, decode_incarnation=self._parts.incarnation, job_ids=taken)
+            self._parts.control.post(
+                url, handoff.ALIVE_PATH, probe, self._on_probed(url, peer), timeout_s=PROBE_TIMEOUT_S
+            )
         self._probing = bool(self._peers)
         if self._probing:
-            self._timers.after(self._probe_interval_s, self._probe)
+            self._parts.timers.after(self._probe_interval_s, self._probe)
 
     def _on_probed(self, url: str, peer: _Peer) -> Callable[[int, bytes], None]:
         probed_jobs = frozenset(peer.jobs)

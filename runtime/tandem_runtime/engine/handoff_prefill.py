@@ -58,13 +58,7 @@ class PrefillHandoffs:
     """Used on the engine's thread only."""
 
     def __init__(self, parts: HandoffParts, *, name: str, vocab_size: int, lease_s: float, token_horizon: int) -> None:
-        self._scheduler = parts.scheduler
-        self._transfers = parts.transfers
-        self._control = parts.control
-        self._timers = parts.timers
-        self._fingerprint = parts.fingerprint
-        self._incarnation = parts.incarnation
-        self._clock = parts.clock
+        self._parts = parts
         self._name = name
         self._vocab_size = vocab_size
         self._lease_s = lease_s
@@ -85,18 +79,18 @@ class PrefillHandoffs:
 
     def on_prefill(self, call: ControlCall) -> None:
         job = decode(call.body, handoff.PrefillJob)
-        field = self._fingerprint.mismatch(job.fingerprint)
+        field = self._parts.fingerprint.mismatch(job.fingerprint)
         if field is not None:
             self.outcomes["sent/mismatch"] += 1
-            ours, theirs = getattr(self._fingerprint, field), getattr(job.fingerprint, field)
+            ours, theirs = getattr(self._parts.fingerprint, field), getattr(job.fingerprint, field)
             mismatch = handoff.LayoutMismatch(field=field, prefill=str(ours), decode=str(theirs))
-            self._control.answer(call, 409, mismatch)
+            self._parts.control.answer(call, 409, mismatch)
             return
         fault = self._fault(job)
         if fault is not None:
-            self._control.answer(call, 400, {"error": fault})
+            self._parts.control.answer(call, 400, {"error": fault})
             return
-        now = self._clock()
+        now = self._parts.clock()
         sequence = Sequence(
             job.job_id,
             job.token_ids,
@@ -107,9 +101,9 @@ class PrefillHandoffs:
             mode="prefill_only",
         )
         try:
-            self._scheduler.add(sequence)
+            self._parts.scheduler.add(sequence)
         except RequestError as error:
-            self._control.answer(call, error.status, {"error": str(error)})
+            self._parts.control.answer(call, error.status, {"error": str(error)})
             return
         self._jobs[job.job_id] = _Job(
             job=job,
@@ -118,7 +112,7 @@ class PrefillHandoffs:
             deadline=self._new_deadline(job),
             received_at=now,
         )
-        self._control.answer(call, 202)
+        self._parts.control.answer(call, 202)
 
     def _fault(self, job: handoff.PrefillJob) -> str | None:
         """What is wrong with a job that no correct decode pod would post; none of it may reach the model."""
@@ -128,15 +122,15 @@ class PrefillHandoffs:
             return "token_ids: a handoff needs at least two tokens"
         if not 0 <= min(job.token_ids) <= max(job.token_ids) < self._vocab_size:
             return f"token_ids: must be at least 0 and below {self._vocab_size}"
-        if job.held_tokens % self._fingerprint.page_size or not 0 <= job.held_tokens < len(job.token_ids):
-            return f"held_tokens: must be whole pages of {self._fingerprint.page_size} tokens within the prompt"
+        if job.held_tokens % self._parts.fingerprint.page_size or not 0 <= job.held_tokens < len(job.token_ids):
+            return f"held_tokens: must be whole pages of {self._parts.fingerprint.page_size} tokens within the prompt"
         if _host(job.decode_url) is None:
             return "decode_url: must be http://HOST:PORT"
         return None
 
     def announce(self) -> None:
         """Asks D for pages for every job that nears the head of the queue."""
-        for job_id in self._scheduler.near_head(self._token_horizon):
+        for job_id in self._parts.scheduler.near_head(self._token_horizon):
             self._ask(self._jobs[job_id])
 
     def on_progress(self, job_id: str, computed_tokens: int) -> None:
@@ -145,15 +139,15 @@ class PrefillHandoffs:
         if job is None or job.phase != "sending" or job.ending is not None:
             return
         done = computed_tokens >= len(job.job.token_ids) - 1
-        complete = job.first_page + job.num_slots if done else computed_tokens // self._fingerprint.page_size
+        complete = job.first_page + job.num_slots if done else computed_tokens // self._parts.fingerprint.page_size
         ready = complete - job.first_page
         if ready > job.queued_pages:
-            pages = self._scheduler.page_table(job_id)[job.first_page + job.queued_pages : job.first_page + ready]
-            self._transfers.send(job_id, job.queued_pages, pages)
+            pages = self._parts.scheduler.page_table(job_id)[job.first_page + job.queued_pages : job.first_page + ready]
+            self._parts.transfers.send(job_id, job.queued_pages, pages)
             job.queued_pages = ready
         if done:
             job.phase = "sent"
-            self._transfers.finish_send(job_id)
+            self._parts.transfers.finish_send(job_id)
 
     def on_sent(self, report: JobReport) -> None:
         """Nothing reads the job's pages any more."""
@@ -172,9 +166,9 @@ class PrefillHandoffs:
         end = decode(call.body, handoff.JobEnd)
         job = self._jobs.get(end.job_id)
         if job is None or not same_secret(end.token, job.token):
-            self._control.answer(call, 404)
+            self._parts.control.answer(call, 404)
             return
-        self._control.answer(call, 200)
+        self._parts.control.answer(call, 200)
         self._end(job, "failed" if end.error else "ok", end.error or "acknowledged", tell=False)
 
     def on_alive(self, call: ControlCall) -> None:
@@ -184,14 +178,16 @@ class PrefillHandoffs:
         for job in [job for job in self._jobs.values() if job.job.decode_url == probe.decode_url]:
             if job.job.decode_incarnation != probe.decode_incarnation:
                 self._end(job, "void", "the decode pod restarted")
-            elif job.job.job_id not in listed and job.sender_quiet and self._clock() - job.received_at > UNLISTED_S:
+            elif (
+                job.job.job_id not in listed and job.sender_quiet and self._parts.clock() - job.received_at > UNLISTED_S
+            ):
                 self._end(job, "withdrawn", "the decode pod has given the job up")
         known = [self._jobs[job_id] for job_id in probe.job_ids if job_id in self._jobs]
         for job in known:
-            self._timers.cancel(job.lease)
+            self._parts.timers.cancel(job.lease)
             job.lease = self._new_lease(job.job.job_id)
         unknown = [job_id for job_id in probe.job_ids if job_id not in self._jobs]
-        self._control.answer(call, 200, handoff.Alive(incarnation=self._incarnation, unknown_jobs=unknown))
+        self._parts.control.answer(call, 200, handoff.Alive(incarnation=self._parts.incarnation, unknown_jobs=unknown))
 
     def _ask(self, job: _Job) -> None:
         if job.job.job_id not in self._jobs:
@@ -200,11 +196,11 @@ class PrefillHandoffs:
         ask = handoff.ReserveAsk(
             job_id=job.job.job_id,
             prefill_pod=self._name,
-            prefill_incarnation=self._incarnation,
-            prefill_tensor_parallel=self._transfers.tensor_parallel,
+            prefill_incarnation=self._parts.incarnation,
+            prefill_tensor_parallel=self._parts.transfers.tensor_parallel,
             token=job.token,
         )
-        self._control.post(
+        self._parts.control.post(
             job.job.decode_url,
             handoff.RESERVE_PATH,
             ask,
@@ -222,7 +218,7 @@ class PrefillHandoffs:
                 self._begin(job, grant)
         elif status == 503 or (status == 0 and job.unreachable < UNREACHABLE_RETRIES):
             job.unreachable += status == 0
-            self._timers.after(job.retry_s, lambda: self._ask(job))
+            self._parts.timers.after(job.retry_s, lambda: self._ask(job))
             job.retry_s = min(2 * job.retry_s, LONGEST_RETRY_S)
         else:
             self._end(job, "withdrawn", f"the decode pod answered {status}")
@@ -233,7 +229,7 @@ class PrefillHandoffs:
             grant = decode(body, handoff.ReserveGrant)
         except msgspec.DecodeError:
             return None
-        page_size = self._fingerprint.page_size
+        page_size = self._parts.fingerprint.page_size
         first = job.job.held_tokens // page_size
         pages = -(-(len(job.job.token_ids) - 1) // page_size)
         fits = grant.first_page == first and len(grant.slots) == pages - first and grant.data_ports
@@ -254,12 +250,12 @@ class PrefillHandoffs:
             slots=[(slot.page_id, slot.generation) for slot in grant.slots],
         )
         try:
-            self._transfers.open_send(send)
+            self._parts.transfers.open_send(send)
         except HandoffError as error:
             job.sender_quiet = True
             self._end(job, error.reason, str(error))
             return
-        self._scheduler.open_gate(job.job.job_id)
+        self._parts.scheduler.open_gate(job.job.job_id)
 
     def _end(self, job: _Job, outcome: str, message: str, *, tell: bool = True) -> None:
         """Ends a job at any stage; while its sender is at work, `on_sent` completes this.
@@ -274,26 +270,26 @@ class PrefillHandoffs:
             job.ending = outcome
             if outcome != "ok":
                 job.error = message
-                self._transfers.abort_send(job.job.job_id, message)
+                self._parts.transfers.abort_send(job.job.job_id, message)
 
     def _post_finish(self, job: _Job, error: str) -> None:
         end = handoff.JobEnd(job_id=job.job.job_id, token=job.token, error=error)
-        self._control.post(job.job.decode_url, handoff.FINISH_PATH, end)
+        self._parts.control.post(job.job.decode_url, handoff.FINISH_PATH, end)
 
     def _remove(self, job: _Job, outcome: str) -> None:
         self.outcomes[f"sent/{outcome}"] += 1
-        self._timers.cancel(job.lease)
-        self._timers.cancel(job.deadline)
+        self._parts.timers.cancel(job.lease)
+        self._parts.timers.cancel(job.deadline)
         del self._jobs[job.job.job_id]
-        self._scheduler.abort(job.job.job_id)
+        self._parts.scheduler.abort(job.job.job_id)
 
     def _new_lease(self, job_id: str) -> int:
-        return self._timers.after(self._lease_s, lambda: self._on_lease_expired(job_id))
+        return self._parts.timers.after(self._lease_s, lambda: self._on_lease_expired(job_id))
 
     def _new_deadline(self, job: handoff.PrefillJob) -> int | None:
         if job.deadline_s is None:
             return None
-        return self._timers.after(job.deadline_s, lambda: self._on_deadline(job.job_id))
+        return self._parts.timers.after(job.deadline_s, lambda: self._on_deadline(job.job_id))
 
     def _on_deadline(self, job_id: str) -> None:
         if job := self._jobs.get(job_id):
