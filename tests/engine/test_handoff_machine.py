@@ -143,7 +143,7 @@ def test_a_deadline_frees_no_page_that_is_being_sent() -> None:
         prefill.step()
     world.check()
     world.settle()
-    assert prefill.prefill.outcomes == {"sent/deadline": 1}
+    assert prefill.coordinator.outcomes == {"sent/deadline": 1}
 
 
 TestHandoffMachine = HandoffMachine.TestCase
