@@ -75,6 +75,9 @@ class PrefillJob:
     priority: int = 0
     deadline_s: float | None = None
     """Seconds from receipt after which P drops the job."""
+    traceparent: str = ""
+    """D's span for this job (W3C Trace Context); empty where the request is not traced."""
+    tracestate: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

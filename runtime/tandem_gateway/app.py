@@ -15,8 +15,9 @@ from tandem_contract import headers
 from tandem_contract.api_keys import ApiKeys
 from tandem_contract.reloading import ReloadingFile
 from tandem_http.body import BodyTooSlow, Pace, read_body
+from tandem_tracing.spans import Span, Tracing
 
-from tandem_gateway import errors, forwarding
+from tandem_gateway import errors, forwarding, tracing
 from tandem_gateway.cors import Cors
 from tandem_gateway.delivery import Call
 from tandem_gateway.fleet import Fleet
@@ -33,18 +34,17 @@ GENERATE_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 TEXT_ROUTES = ("/v1/embeddings", "/tokenize", "/detokenize")
 PROBES = ("/livez", "/readyz")
 NO_KEY_ROUTES = (*PROBES, "/openapi.json")
-CLIENT_CLOSED = 499
-"""nginx's code, in metrics and logs only: the client left before the answer."""
 
 
 @dataclass(slots=True)
 class Trace:
-    """One request, for its log line and metrics."""
+    """One request, for its log line, metrics and span."""
 
     request_id: str
+    span: Span
     started: float = field(default_factory=time.perf_counter)
     first_byte: float | None = None
-    model: str | None = None
+    prompt: Prompt = field(default_factory=Prompt)
 
     def begin(self) -> None:
         self.first_byte = time.perf_counter()
@@ -61,6 +61,7 @@ class GatewayApp:
         fleet: Fleet,
         proxy: Proxy,
         metrics: GatewayMetrics,
+        tracing: Tracing,
         *,
         keys: ReloadingFile[ApiKeys] | None,
         cors: Cors,
@@ -72,6 +73,7 @@ class GatewayApp:
         self._fleet = fleet
         self._proxy = proxy
         self._metrics = metrics
+        self._tracing = tracing
         self._keys = keys
         self._cors = cors
         self._page = page
@@ -116,8 +118,9 @@ class GatewayApp:
 
     @web.middleware
     async def _observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        trace = request[TRACE] = Trace(forwarding.request_id(request.headers.get(headers.REQUEST_ID)))
-        status = CLIENT_CLOSED
+        request_id = forwarding.request_id(request.headers.get(headers.REQUEST_ID))
+        trace = request[TRACE] = Trace(request_id, tracing.request_span(self._tracing, request, request_id))
+        status = tracing.CLIENT_CLOSED
         try:
             response = await self._shaped(request, handler)
             status = response.status
@@ -149,6 +152,8 @@ class GatewayApp:
         try:
             return await handler(request)
         except errors.ApiError as error:
+            if error.status >= 500:
+                tracing.fail(request[TRACE].span, error)
             return _answer(error)
         except web.HTTPRequestEntityTooLarge:
             return _answer(errors.BodyTooLarge(f"The body is larger than {self._max_body_bytes} bytes."))
@@ -165,16 +170,17 @@ class GatewayApp:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         trace = request[TRACE]
         body = await self._read(request)
-        prompt = parse(request.path, body) if request.method == "POST" else Prompt()
-        trace.model = prompt.model
+        if request.method == "POST":
+            trace.prompt = parse(request.path, body)
         call = Call(
             request_id=trace.request_id,
             method=request.method,
             path=request.path_qs,
             headers=request.headers,
             body=body,
-            prompt=prompt,
+            prompt=trace.prompt,
             wants_prefill=request.path in GENERATE_ROUTES,
+            span=trace.span,
             on_begin=trace.begin,
         )
         return await self._proxy.answer(call, request)
@@ -233,14 +239,16 @@ class GatewayApp:
 
     def _record(self, request: web.Request, trace: Trace, status: int) -> None:
         seconds = time.perf_counter() - trace.started
+        first_byte = None if trace.first_byte is None else trace.first_byte - trace.started
+        tracing.end_request(trace.span, status, trace.prompt, first_byte_s=first_byte)
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "other"
         self._metrics.requests.labels(route, status).inc()
         if route in PROBES:
             return
         self._metrics.seconds.observe(seconds)
-        if trace.first_byte is not None:
-            self._metrics.ttfb.observe(trace.first_byte - trace.started)
+        if first_byte is not None:
+            self._metrics.ttfb.observe(first_byte)
         if log.isEnabledFor(logging.INFO):
             fields = {
                 "request_id": trace.request_id,
@@ -248,8 +256,10 @@ class GatewayApp:
                 "route": route,
                 "status": status,
                 "seconds": round(seconds, 4),
-                "model": trace.model,
+                "model": trace.prompt.model,
             }
+            if trace.span.context is not None:
+                fields["trace_id"] = trace.span.context.trace_id
             log.info("request", extra={"fields": fields})
 
 

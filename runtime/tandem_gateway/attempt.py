@@ -16,9 +16,10 @@ from tandem_contract import headers
 from tandem_contract.live_stream import Mode, sign_stream
 from tandem_contract.reloading import ReloadingFile
 from tandem_contract.ticket import DEFAULT_TTL_S, Ticket, new_nonce, sign
+from tandem_tracing.spans import Span
 from yarl import URL
 
-from tandem_gateway import forwarding
+from tandem_gateway import forwarding, tracing
 from tandem_gateway.deadline import Deadline, Expired
 from tandem_gateway.delivery import (
     ENGINE_DEAD,
@@ -58,6 +59,11 @@ class Attempts:
 
     async def make(self, delivery: Delivery, picked: Picked) -> web.StreamResponse:
         """Raises `AttemptFailed`, `Interrupted` and `Lost`; and `ApiError` as long as nothing was sent."""
+        with tracing.attempt_span(delivery, picked) as span:
+            delivery.attempts += 1
+            return await self._make(delivery, picked, span)
+
+    async def _make(self, delivery: Delivery, picked: Picked, span: Span) -> web.StreamResponse:
         pod = picked.decode
         deadline = Deadline(end=delivery.end, stall=self._limits.stall_timeout)
         self._running.add(deadline)
@@ -68,8 +74,9 @@ class Attempts:
                     stack.enter_context(self._fleet.occupied(pod))
                     if delivery.wants_live:
                         stack.enter_context(pod.movable(deadline, lambda: self._may_move(delivery)))
-                    upstream = await self._send(delivery, picked)
+                    upstream = await self._send(delivery, picked, span)
                     try:
+                        tracing.answered(span, upstream.status)
                         return await self._answered(delivery, picked, upstream, deadline)
                     finally:
                         upstream.close()
@@ -123,11 +130,13 @@ class Attempts:
             await client.fail(_broken())
         return client.response
 
-    async def _send(self, delivery: Delivery, picked: Picked) -> aiohttp.ClientResponse:
+    async def _send(self, delivery: Delivery, picked: Picked, span: Span) -> aiohttp.ClientResponse:
         call, pod = delivery.call, picked.decode
         raw, stream = self._body(delivery)
         tickets = self._sign(call, picked)
-        sent = forwarding.to_pod(call.headers, request_id=call.request_id, tickets=tickets, stream=stream)
+        sent = forwarding.to_pod(
+            call.headers, request_id=call.request_id, tickets=tickets, stream=stream, trace=span.headers
+        )
         # aiohttp writes bytes in one go, which for large ones would hold up every other stream.
         body = io.BytesIO(raw) if len(raw) > _LARGE_BODY_BYTES else raw
         try:
@@ -147,6 +156,7 @@ class Attempts:
         except aiohttp.ClientError as error:
             raise AttemptFailed("broken", _broken()) from error
         if upstream.status == 503:
+            span.set({"http.response.status_code": 503})
             refusal = await _buffered(upstream, forwarding.to_client(upstream.headers, pods=_pods_header(picked)))
             if _error_code(refusal) == ENGINE_DEAD:
                 pod.avoid("its engine is dead")

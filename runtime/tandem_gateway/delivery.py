@@ -8,6 +8,7 @@ from typing import Literal
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
+from tandem_tracing.spans import Span
 
 from tandem_gateway.errors import ApiError, BadUpstream, PodLeaving, Stalled
 from tandem_gateway.journal import Journal
@@ -46,6 +47,7 @@ class Call:
     body: bytes
     prompt: Prompt
     wants_prefill: bool
+    span: Span
     on_begin: Callable[[], None]
     """Called once, when the first byte of the answer is there."""
 
@@ -97,6 +99,8 @@ class Delivery:
     """Of the pods that can go on with the stream."""
     cause: Cause | None = None
     """Why the stream goes on at another pod just now."""
+    attempts: int = 0
+    """Begun so far."""
     resumes: int = 0
     barren_deaths: int = 0
     _seen: int = 0

@@ -19,6 +19,8 @@ _HOP_BY_HOP = frozenset(
 _NOT_TO_POD = _HOP_BY_HOP | {"host", "content-length", "expect", "accept-encoding", "cookie", "origin", "x-request-id"}
 """Content-Length is written anew; a compressed stream would hide its events."""
 _NOT_TO_CLIENT = _HOP_BY_HOP | {"content-length", "date", "server", "set-cookie", "x-request-id"}
+_TRACE_HEADERS = ("traceparent", "tracestate")
+"""W3C Trace Context. They pass through where this gateway makes no spans: then the pods' belong to the client's."""
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -28,11 +30,16 @@ def request_id(given: str | None) -> str:
 
 
 def to_pod(
-    client: CIMultiDictProxy[str], *, request_id: str, tickets: Sequence[str], stream: Mapping[str, str]
+    client: CIMultiDictProxy[str],
+    *,
+    request_id: str,
+    tickets: Sequence[str],
+    stream: Mapping[str, str],
+    trace: Mapping[str, str],
 ) -> CIMultiDict[str]:
     """A client's headers with our prefix never reach a pod, so what a pod sees of them is the gateway's own.
 
-    `stream`: headers of a live stream.
+    `stream`: headers of a live stream; `trace`: where in a trace the pod's work belongs, instead of the client's word.
     """
     sent = CIMultiDict(
         (name, value)
@@ -43,6 +50,10 @@ def to_pod(
     if tickets:
         sent[headers.TICKET] = ",".join(tickets)
     sent.update(stream)
+    if trace:
+        for name in _TRACE_HEADERS:
+            sent.popall(name, None)
+        sent.update(trace)
     return sent
 
 

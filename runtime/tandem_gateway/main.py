@@ -9,16 +9,19 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 
 import uvloop
 from aiohttp import web
-from tandem_contract import ticket
+from tandem_contract import env, ticket
 from tandem_contract.api_keys import ApiKeys
 from tandem_contract.flags import GatewayFlags
 from tandem_http.body import PACE, Pace
 from tandem_http.listening import listening
+from tandem_tracing.spans import OFF, Tracing
+from tandem_tracing.start import start
 
 from tandem_gateway import logs
 from tandem_gateway.app import GatewayApp
@@ -67,8 +70,13 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def serving(flags: GatewayFlags, endpoints: Endpoints, *, pace: Pace = PACE) -> AsyncIterator[Gateway]:
-    """Listens until the block ends. Raises `OSError` or `ValueError` for unusable files and ports."""
+async def serving(
+    flags: GatewayFlags, endpoints: Endpoints, *, pace: Pace = PACE, tracing: Tracing = OFF
+) -> AsyncIterator[Gateway]:
+    """Listens until the block ends; `tracing` stays the caller's to close.
+
+    Raises `OSError` or `ValueError` for unusable files and ports.
+    """
     keys = ApiKeys.from_file(flags.api_key_file) if flags.api_key_file else None
     tickets = ticket.keys_from_file(flags.ticket_key_file) if flags.ticket_key_file else None
     metrics = GatewayMetrics()
@@ -91,6 +99,7 @@ async def serving(flags: GatewayFlags, endpoints: Endpoints, *, pace: Pace = PAC
         fleet,
         proxy,
         metrics,
+        tracing,
         keys=keys,
         cors=Cors(flags.cors_origin),
         page=Page(fleet) if flags.ui else None,
@@ -110,8 +119,10 @@ async def _serve(flags: GatewayFlags) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
+        tracing = start("tandem-gateway", os.environ.get(env.POD_NAME) or socket.gethostname(), os.environ)
+        stack.push_async_callback(tracing.close)
         try:
-            gateway = await stack.enter_async_context(serving(flags, _endpoints(flags)))
+            gateway = await stack.enter_async_context(serving(flags, _endpoints(flags), tracing=tracing))
         except (OSError, ValueError) as error:
             print(f"tandem gateway: {error}", file=sys.stderr)
             return 1

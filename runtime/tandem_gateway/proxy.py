@@ -7,6 +7,7 @@ import time
 
 from aiohttp import web
 
+from tandem_gateway import tracing
 from tandem_gateway.attempt import Attempts, TicketKeys
 from tandem_gateway.delivery import AttemptFailed, Call, Delivery, Interrupted, Limits, Lost
 from tandem_gateway.errors import ApiError, ModelNotFound, NoPodAvailable, ShuttingDown
@@ -55,6 +56,9 @@ class Proxy:
             self._metrics.lost.labels(lost.reason).inc()
             await delivery.client.fail(lost.error)
             return delivery.client.response
+        finally:
+            if delivery.client is not None and delivery.client.failure is not None:
+                tracing.fail(call.span, delivery.client.failure)
 
     async def _begin(self, delivery: Delivery) -> web.StreamResponse:
         tried: frozenset[str] = frozenset()

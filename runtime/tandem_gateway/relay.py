@@ -24,6 +24,8 @@ class ClientStream:
         self.response = response
         self._on_begin = on_begin
         self.begun = False
+        self.failure: ApiError | None = None
+        """What the stream ended with, where that was an error event of ours."""
 
     async def begin(self) -> None:
         if not self.begun:
@@ -37,6 +39,7 @@ class ClientStream:
 
     async def fail(self, error: ApiError) -> None:
         """Ends a stream that has begun with an error event; a client that takes no bytes is dropped."""
+        self.failure = error
         try:
             async with asyncio.timeout(FAREWELL_TIMEOUT_S):
                 await self.send(error.event())

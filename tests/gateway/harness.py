@@ -14,6 +14,7 @@ from tandem_contract.flags import GatewayFlags
 from tandem_gateway.endpoints import StaticEndpoints
 from tandem_gateway.main import Gateway, serving
 from tandem_http.body import PACE, Pace
+from tandem_tracing.spans import OFF, Tracing
 
 CHAT = "/v1/chat/completions"
 
@@ -53,7 +54,12 @@ class Answer:
 
 @contextlib.asynccontextmanager
 async def gateway_before(
-    *engines: FakeEngine, wait_ready: bool = True, endpoints: Any = None, pace: Pace = PACE, **changes: Any
+    *engines: FakeEngine,
+    wait_ready: bool = True,
+    endpoints: Any = None,
+    pace: Pace = PACE,
+    tracing: Tracing = OFF,
+    **changes: Any,
 ) -> AsyncIterator[Client]:
     decode = tuple(engine.url for engine in engines if engine.status.role != "prefill")
     prefill = tuple(engine.url for engine in engines if engine.status.role == "prefill")
@@ -61,7 +67,7 @@ async def gateway_before(
     flags = GatewayFlags(decode=decode or ("http://127.0.0.1:9",), prefill=prefill, **options)
     flags.check()
     async with (
-        serving(flags, endpoints or StaticEndpoints(decode, prefill), pace=pace) as gateway,
+        serving(flags, endpoints or StaticEndpoints(decode, prefill), pace=pace, tracing=tracing) as gateway,
         aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session,
     ):
         client = Client(

@@ -21,6 +21,8 @@ class LiveEngine(FakeEngine):
     """Words of its own after which a stream falls silent."""
     resumed_from: list[int] = field(default_factory=list)
     """Records that came with each resumed stream."""
+    resumed_in: list[str] = field(default_factory=list)
+    """The `traceparent` of each resumed stream; engines may share the list."""
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
@@ -34,6 +36,7 @@ class LiveEngine(FakeEngine):
             assert records == list(range(len(records)))
             start = len(records)
             self.resumed_from.append(start)
+            self.resumed_in.append(request.headers.get("traceparent", ""))
         await response.prepare(request)
         breaks = self.break_after.pop(0) if self.break_after else None
         for own, index in enumerate(range(start, self.words)):

@@ -17,7 +17,9 @@ from gateway import load
 from gateway.eventually import eventually
 from gateway.fake_engine import FakeEngine, stream_bytes
 from gateway.processes import GatewayProcess, gateway_command, gateway_process, python, status_becomes, written
+from support.collector import Collector
 from tandem_contract.flags import GatewayFlags
+from tandem_tracing.otel import CLOSE_TIMEOUT_S
 
 pytestmark = pytest.mark.processes
 CHAT = "/v1/chat/completions"
@@ -109,6 +111,27 @@ async def test_a_thousand_streams_and_no_failure(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert report.failures == 0
     assert report.chunks == 8000
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_the_end_waits_for_the_collector_within_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    with Collector() as collector:
+        if hangs:
+            collector.answers.clear()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        async with FakeEngine() as engine, aiohttp.ClientSession() as session:
+            async with gateway_process(flags(engine.url), tmp_path) as gateway:
+                async with session.post(gateway.url + CHAT, json=STREAM) as answer:
+                    assert await answer.read() == stream_bytes(engine.words)
+                began = time.monotonic()
+                gateway.process.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(gateway.process.wait, 30) == 0
+                assert time.monotonic() - began < CLOSE_TIMEOUT_S + 5.0
+        sent = collector.spans.names()
+    assert sent == ([] if hangs else ["tandem-gateway/POST /v1/chat/completions", "tandem-gateway/attempt"])
+    assert ("the collector did not take" in (tmp_path / "gateway.log").read_text()) == hangs
 
 
 def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ DOCKERFILES = {"operator": {"operator", "gateway", "fetch"}, "runtime": {"serve"
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_an_image_has_what_its_commands_need_and_no_more(name: str) -> None:
+def test_an_image_has_what_its_commands_need_and_traces_and_no_more(name: str) -> None:
     installed = set(re.findall(r"--extra (\w+)", text_of(Path(f"Dockerfile.{name}"))))
-    assert installed == {COMMANDS[command].extra for command in DOCKERFILES[name]}
+    assert installed == {"tracing"} | {COMMANDS[command].extra for command in DOCKERFILES[name]}
     assert installed <= set(EXTRAS)
 
 

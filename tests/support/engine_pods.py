@@ -30,10 +30,12 @@ from tandem_runtime.engine.messages import (
     Outputs,
     Shutdown,
     SignedTicket,
+    Spans,
 )
 from tandem_runtime.engine.rank import LocalTransfers
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
+from tandem_tracing.spans import FinishedSpan
 
 PATIENCE_S = 20.0
 
@@ -130,6 +132,7 @@ class Pod:
         self.incarnation = f"{name}-{time.monotonic_ns()}"
         self.inbox: queue.SimpleQueue = queue.SimpleQueue()
         self.status = EngineStatus()
+        self.spans: list[FinishedSpan] = []
         self._answers: dict[str, Answer] = defaultdict(Answer)
         self.runner = TokenModelRunner(num_pages, max_num_seqs)
         memory = PageMemory(memoryview(self.runner.memory), self.runner.layout, 0)
@@ -244,6 +247,8 @@ class Pod:
                         answer.done.set()
             case EngineStatus():
                 self.status = message
+            case Spans(spans):
+                self.spans += spans
             case _:
                 wire.send(self, message)
 

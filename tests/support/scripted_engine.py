@@ -13,6 +13,7 @@ from tandem_runtime.core.errors import RequestError, StartupError
 from tandem_runtime.core.sampling import TokenLogprobs
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import EngineOutput, EngineRequest, EngineStatus, Failed
+from tandem_tracing.spans import FinishedSpan
 
 TRACE = RequestTrace(
     decode_pod="d-0",
@@ -64,6 +65,7 @@ class ScriptedEngine:
         self.closed = False
         self.dead = asyncio.Event()
         self.on_status: Callable[[EngineStatus], None] = lambda status: None
+        self.on_spans: Callable[[list[FinishedSpan]], None] = lambda spans: None
         self.post_control: Any = None
         self.status = EngineStatus(kv_pages_total=64)
         self.info = EngineInfo(

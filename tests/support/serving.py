@@ -12,8 +12,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import psutil
@@ -36,7 +37,15 @@ def free_port() -> int:
 class Process:
     """One `tandem` command and its children; every signal goes to all of them."""
 
-    def __init__(self, command: str, argv: list[str], log: Path, base_url: str, metrics_url: str) -> None:
+    def __init__(
+        self,
+        command: str,
+        argv: list[str],
+        log: Path,
+        base_url: str,
+        metrics_url: str,
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.url = base_url
         self.metrics_url = metrics_url
         self._log = log
@@ -47,7 +56,7 @@ class Process:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1", POD_NAME: log.stem},
+                env={**os.environ, "OMP_NUM_THREADS": "1", POD_NAME: log.stem, **env},
             )
 
     def signal(self, number: signal.Signals) -> None:
@@ -122,11 +131,11 @@ def total(exposition: str, metric: names.Metric, **labels: str) -> float:
 
 
 class EnginePod(Process):
-    def __init__(self, flags: ServeFlags, log: Path) -> None:
+    def __init__(self, flags: ServeFlags, log: Path, env: Mapping[str, str]) -> None:
         self.flags = flags
         host = "127.0.0.1"
         super().__init__(
-            "serve", to_argv(flags), log, f"http://{host}:{flags.port}", f"http://{host}:{flags.metrics_port}"
+            "serve", to_argv(flags), log, f"http://{host}:{flags.port}", f"http://{host}:{flags.metrics_port}", env
         )
 
     @property
@@ -151,7 +160,9 @@ class EnginePod(Process):
 class Fleet:
     """Starts pods of one model; `close` ends whatever still runs."""
 
-    def __init__(self, model: Path, folder: Path) -> None:
+    def __init__(self, model: Path, folder: Path, env: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`env`: of every process, over the test's own."""
+        self._env = env
         self._model = model
         self._folder = folder
         self.key_file = folder / "ticket-keys"
@@ -175,11 +186,11 @@ class Fleet:
             "cpu_threads": 1,
         }
         flags = ServeFlags(**(values | options))
-        return self._started(EnginePod(flags, self._folder / f"{role}-{flags.port}.log"))
+        return self._started(EnginePod(flags, self._folder / f"{role}-{flags.port}.log", self._env))
 
     def again(self, pod: EnginePod) -> EnginePod:
         """Another process in the place of one that ended."""
-        return self._started(EnginePod(pod.flags, self._folder / f"{pod.flags.role}-{pod.flags.port}.log"))
+        return self._started(EnginePod(pod.flags, self._folder / f"{pod.flags.role}-{pod.flags.port}.log", self._env))
 
     def gateway(self, decode: list[EnginePod], prefill: list[EnginePod], **options: Any) -> Process:
         flags = GatewayFlags(
@@ -193,7 +204,7 @@ class Fleet:
         )
         base, metrics = f"http://127.0.0.1:{flags.port}", f"http://127.0.0.1:{flags.metrics_port}"
         return self._started(
-            Process("gateway", to_argv(flags), self._folder / f"gateway-{flags.port}.log", base, metrics)
+            Process("gateway", to_argv(flags), self._folder / f"gateway-{flags.port}.log", base, metrics, self._env)
         )
 
     def ticket(self, prefill: EnginePod, request_id: str, *, ttl_s: float = DEFAULT_TTL_S, key: bytes = b"") -> str:

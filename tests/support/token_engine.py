@@ -17,6 +17,7 @@ from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import Timers
 from tandem_runtime.engine.loop import Engine, Event, Publish
+from tandem_runtime.engine.messages import Spans
 from tandem_runtime.engine.transfers import LocalTransfers, TransferGroup
 from tandem_runtime.scheduling import Scheduler, SchedulerConfig
 
@@ -92,6 +93,7 @@ def token_engine(
         timers=timers,
         fingerprint=fingerprint,
         incarnation=incarnation,
+        on_spans=lambda spans: publish(Spans(spans)),
         clock=clock,
     )
     decode = prefill = None

@@ -14,11 +14,13 @@ from typing import Literal
 
 import msgspec
 from tandem_contract import handoff
+from tandem_tracing.context import TraceContext
 
 from tandem_runtime.core.errors import HandoffError
 from tandem_runtime.engine.control import decode, same_secret
 from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.messages import ControlCall, EngineRequest
+from tandem_runtime.engine.spans import attempt_spans
 from tandem_runtime.engine.transfers import JobReport
 from tandem_runtime.transfer.protocol import ReceiveJob
 
@@ -40,6 +42,10 @@ class HandoffRecord:
     pages: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    fallback: str | None = None
+    """Why the decode pod computed the prompt itself, after all."""
+    settled_at: float | None = None
+    """In the engine's clock; None while a prefill pod is being asked."""
 
 
 @dataclass(slots=True)
@@ -63,6 +69,9 @@ class _Job:
     """Its address until it tells its name."""
     incarnation: str
     asked_at: float
+    trace: TraceContext | None
+    """Of this attempt's span, below the request's."""
+    granted_at: float | None = None
     phase: Literal["asked", "queued", "receiving"] = "asked"
     """`asked` until P took the job: before that a probe of P says nothing about it."""
     token: str = ""
@@ -154,6 +163,7 @@ class DecodeHandoffs:
             self._fail(job, error.reason, str(error))
             return
         job.phase = "receiving"
+        job.granted_at = self._parts.clock()
         job.grant = handoff.ReserveGrant(
             token=ask.token,
             data_token=data_token,
@@ -182,6 +192,7 @@ class DecodeHandoffs:
         self._leave_peer(job)
         error = job.error or (("transfer", report.error) if report.error else None)
         self._post_ack(job, error[1] if error else None)
+        self._tell(remote, job, report, error)
         if remote.gone:
             self.outcomes["received/aborted"] += 1
             self._forget(remote)
@@ -197,7 +208,8 @@ class DecodeHandoffs:
             remote.record.prefill_pod = job.pod
             remote.record.pages = report.pages
             remote.record.bytes = report.bytes
-            remote.record.seconds = self._parts.clock() - job.asked_at
+            remote.record.settled_at = self._parts.clock()
+            remote.record.seconds = remote.record.settled_at - job.asked_at
             self._parts.scheduler.filled(remote.request.request_id)
             del self._remotes[remote.request.request_id]
 
@@ -219,6 +231,7 @@ class DecodeHandoffs:
             pod=f"{ticket.prefill_host}:{ticket.prefill_port}",
             incarnation=ticket.prefill_incarnation,
             asked_at=self._parts.clock(),
+            trace=remote.request.trace.child() if remote.request.trace else None,
         )
         remote.job = job
         self._jobs[job.job_id] = remote
@@ -235,6 +248,8 @@ class DecodeHandoffs:
             cache_salt=remote.request.cache_salt,
             priority=remote.request.priority,
             deadline_s=remote.request.deadline_s,
+            traceparent=job.trace.traceparent if job.trace else "",
+            tracestate=job.trace.state if job.trace else "",
         )
         self._parts.control.post(
             job.url, handoff.PREFILL_PATH, message, lambda status, body: self._on_asked(job, status, body)
@@ -262,10 +277,30 @@ class DecodeHandoffs:
 
     def _make_local(self, remote: _Remote, reason: str) -> None:
         self.fallbacks[reason] += 1
+        remote.record.fallback, remote.record.settled_at = reason, self._parts.clock()
         request_id = remote.request.request_id
         del self._remotes[request_id]
         self._parts.scheduler.make_local(request_id)
         self._parts.scheduler.quiesced(request_id)
+
+    def _tell(self, remote: _Remote, job: _Job, report: JobReport, error: tuple[str, str] | None) -> None:
+        """Of an attempt that is over."""
+        parent = remote.request.trace
+        if parent is None or job.trace is None:
+            return
+        self._parts.on_spans(
+            attempt_spans(
+                job.trace,
+                parent,
+                remote.request.request_id,
+                prefill_pod=job.pod,
+                asked=job.asked_at,
+                granted=job.granted_at,
+                ended=self._parts.clock(),
+                moved={"tandem.handoff.pages": report.pages, "tandem.handoff.bytes": report.bytes},
+                error=error,
+            )
+        )
 
     def _forget(self, remote: _Remote) -> None:
         del self._remotes[remote.request.request_id]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tandem_contract.handoff import LayoutFingerprint
+from tandem_tracing.spans import FinishedSpan
 
 from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.leases import Timers
@@ -24,4 +25,6 @@ class HandoffParts:
     timers: Timers
     fingerprint: LayoutFingerprint
     incarnation: str
+    on_spans: Callable[[list[FinishedSpan]], None]
+    """Takes the spans of traced requests."""
     clock: Callable[[], float] = time.monotonic

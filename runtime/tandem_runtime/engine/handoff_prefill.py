@@ -15,12 +15,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 from tandem_contract import handoff
+from tandem_tracing.context import TraceContext
+from tandem_tracing.spans import FinishedSpan
 
 from tandem_runtime.core.errors import HandoffError, RequestError
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.engine.control import decode, same_secret
 from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.messages import ControlCall
+from tandem_runtime.engine.spans import JobTimes, job_spans
 from tandem_runtime.engine.transfers import JobReport
 from tandem_runtime.scheduling import Sequence
 from tandem_runtime.transfer.protocol import SendJob
@@ -39,7 +42,7 @@ class _Job:
     lease: int
     deadline: int | None
     """A timer, as `lease`: the scheduler must not end a sequence whose pages are being sent."""
-    received_at: float
+    times: JobTimes
     phase: Literal["queued", "asking", "sending", "sent"] = "queued"
     retry_s: float = FIRST_RETRY_S
     unreachable: int = 0
@@ -52,6 +55,10 @@ class _Job:
     ending: str | None = None
     """The outcome, while an ended job waits for its sender to go quiet."""
     error: str | None = None
+    cached_tokens: int | None = None
+    """Found in the prefix cache; None before the job was admitted."""
+    report: JobReport | None = None
+    """Of the sender, once it is quiet."""
 
 
 class PrefillHandoffs:
@@ -110,7 +117,7 @@ class PrefillHandoffs:
             token=secrets.token_urlsafe(16),
             lease=self._new_lease(job.job_id),
             deadline=self._new_deadline(job),
-            received_at=now,
+            times=JobTimes(received=now),
         )
         self._parts.control.answer(call, 202)
 
@@ -138,6 +145,8 @@ class PrefillHandoffs:
         job = self._jobs.get(job_id)
         if job is None or job.phase != "sending" or job.ending is not None:
             return
+        if job.cached_tokens is None:
+            job.cached_tokens = computed_tokens
         done = computed_tokens >= len(job.job.token_ids) - 1
         complete = job.first_page + job.num_slots if done else computed_tokens // self._parts.fingerprint.page_size
         ready = complete - job.first_page
@@ -147,6 +156,7 @@ class PrefillHandoffs:
             job.queued_pages = ready
         if done:
             job.phase = "sent"
+            job.times.computed = self._parts.clock()
             self._parts.transfers.finish_send(job_id)
 
     def on_sent(self, report: JobReport) -> None:
@@ -154,13 +164,15 @@ class PrefillHandoffs:
         job = self._jobs[report.job_id]
         error = job.error or report.error
         job.sender_quiet = True
+        job.times.sent = self._parts.clock()
+        job.report = report
         if error is None:
             self.pages += report.pages
             self.bytes += report.bytes
         else:
             self._post_finish(job, error)
         if job.ending or error:
-            self._remove(job, job.ending or "failed")
+            self._remove(job, job.ending or "failed", error or "")
 
     def on_ack(self, call: ControlCall) -> None:
         end = decode(call.body, handoff.JobEnd)
@@ -179,7 +191,9 @@ class PrefillHandoffs:
             if job.job.decode_incarnation != probe.decode_incarnation:
                 self._end(job, "void", "the decode pod restarted")
             elif (
-                job.job.job_id not in listed and job.sender_quiet and self._parts.clock() - job.received_at > UNLISTED_S
+                job.job.job_id not in listed
+                and job.sender_quiet
+                and self._parts.clock() - job.times.received > UNLISTED_S
             ):
                 self._end(job, "withdrawn", "the decode pod has given the job up")
         known = [self._jobs[job_id] for job_id in probe.job_ids if job_id in self._jobs]
@@ -193,6 +207,7 @@ class PrefillHandoffs:
         if job.job.job_id not in self._jobs:
             return
         job.phase = "asking"
+        job.times.announced = job.times.announced or self._parts.clock()
         ask = handoff.ReserveAsk(
             job_id=job.job.job_id,
             prefill_pod=self._name,
@@ -237,6 +252,7 @@ class PrefillHandoffs:
 
     def _begin(self, job: _Job, grant: handoff.ReserveGrant) -> None:
         job.phase = "sending"
+        job.times.granted = self._parts.clock()
         job.first_page = grant.first_page
         job.num_slots = len(grant.slots)
         job.sender_quiet = False
@@ -265,7 +281,7 @@ class PrefillHandoffs:
         if job.sender_quiet:
             if tell:
                 self._post_finish(job, message)
-            self._remove(job, outcome)
+            self._remove(job, outcome, message)
         elif job.ending is None:
             job.ending = outcome
             if outcome != "ok":
@@ -276,12 +292,31 @@ class PrefillHandoffs:
         end = handoff.JobEnd(job_id=job.job.job_id, token=job.token, error=error)
         self._parts.control.post(job.job.decode_url, handoff.FINISH_PATH, end)
 
-    def _remove(self, job: _Job, outcome: str) -> None:
+    def _remove(self, job: _Job, outcome: str, message: str) -> None:
         self.outcomes[f"sent/{outcome}"] += 1
+        if trace := TraceContext.parse(job.job.traceparent, job.job.tracestate):
+            self._parts.on_spans(self._spans(job, trace, outcome, message))
         self._parts.timers.cancel(job.lease)
         self._parts.timers.cancel(job.deadline)
         del self._jobs[job.job.job_id]
         self._parts.scheduler.abort(job.job.job_id)
+
+    def _spans(self, job: _Job, trace: TraceContext, outcome: str, message: str) -> list[FinishedSpan]:
+        return job_spans(
+            trace,
+            job.job.request_id,
+            job.times,
+            ended=self._parts.clock(),
+            computed={
+                "tandem.prefill.tokens": len(job.job.token_ids) - 1,
+                "tandem.prefill.cached_tokens": job.cached_tokens or 0,
+            },
+            moved={
+                "tandem.handoff.pages": job.report.pages if job.report else 0,
+                "tandem.handoff.bytes": job.report.bytes if job.report else 0,
+            },
+            error=None if outcome == "ok" else (outcome, message),
+        )
 
     def _new_lease(self, job_id: str) -> int:
         return self._parts.timers.after(self._lease_s, lambda: self._on_lease_expired(job_id))

@@ -25,12 +25,13 @@ from tandem_runtime.engine.messages import (
     Outputs,
     Progress,
     Shutdown,
+    Spans,
 )
 
 Socket = TypeVar("Socket", bound=zmq.Socket[Any])
 
 ToEngine = Choices | Abort | ControlCall | ControlReply | Shutdown
-FromEngine = Outputs | EngineStatus | ControlCall | ControlReply | Progress | Failed | EngineInfo
+FromEngine = Outputs | EngineStatus | Spans | ControlCall | ControlReply | Progress | Failed | EngineInfo
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode

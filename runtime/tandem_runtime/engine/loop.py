@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 
 import msgspec
+from tandem_tracing.spans import Error
 
 from tandem_runtime.core.errors import GrammarError, RequestError
 from tandem_runtime.core.plan import StepPlan, StepResult
 from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.grammar_gate import GrammarGate
-from tandem_runtime.engine.handoff_decode import DecodeHandoffs
+from tandem_runtime.engine.handoff_decode import DecodeHandoffs, HandoffRecord
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.live import Live
 from tandem_runtime.engine.messages import (
@@ -30,6 +31,7 @@ from tandem_runtime.engine.messages import (
     EngineStatus,
     Outputs,
     Shutdown,
+    Spans,
 )
 from tandem_runtime.engine.reporting import STATUS_INTERVAL_S, StatusReporter
 from tandem_runtime.engine.transfers import TransferGroup
@@ -53,7 +55,7 @@ Event = (
     | RankReport
     | Callable[[], None]
 )
-Publish = Callable[[Outputs | EngineStatus | ControlCall | ControlReply], None]
+Publish = Callable[[Outputs | EngineStatus | Spans | ControlCall | ControlReply], None]
 
 
 class Engine:
@@ -188,9 +190,10 @@ class Engine:
         except RequestError as error:
             self._refuse(request, error)
             return
-        live = self._live[request.request_id] = Live(request, arrival)
+        live = self._live[request.request_id] = Live(request, arrival, sequence)
         if remote:
             assert self._decode is not None
+            live.handoff = HandoffRecord()
             self._decode.start(request, live.handoff)
 
     def _refuse(self, request: EngineRequest, error: RequestError) -> None:
@@ -228,6 +231,7 @@ class Engine:
         if leader := self._leaders.pop(request_id, None):
             del leader.followers[request_id]
         if live := self._live.pop(request_id, None):
+            self._tell_spans(live)
             self._scheduler.abort(request_id)
             self._drop(live)
 
@@ -248,6 +252,7 @@ class Engine:
             trace = live.trace(self._name, now)
             output = EngineOutput(request_id=live.request.request_id, finish_reason="deadline", trace=trace)
             self._outputs.append(output)
+            self._tell_spans(live, ("deadline", "the deadline passed"))
 
     def _commit(self, result: StepResult) -> None:
         self._in_flight -= 1
@@ -275,6 +280,7 @@ class Engine:
         if update.error is not None:
             del self._live[update.request_id]
             self._refuse(live.request, GrammarError(update.error))
+            self._tell_spans(live, ("invalid_grammar", update.error))
             return
         live.num_tokens += len(update.new_token_ids)
         finished = update.finish_reason is not None
@@ -292,6 +298,12 @@ class Engine:
         )
         if finished:
             del self._live[update.request_id]
+            self._tell_spans(live)
+
+    def _tell_spans(self, live: Live, error: Error | None = None) -> None:
+        """Of a request that has ended."""
+        if live.request.trace is not None:
+            self._publish(Spans(live.spans(self._clock(), error)))
 
     def _on_control(self, call: ControlCall) -> None:
         assert self._control is not None

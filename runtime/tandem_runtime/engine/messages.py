@@ -9,6 +9,8 @@ import msgspec
 from msgspec.structs import replace
 from tandem_contract.handoff import RequestTrace
 from tandem_contract.ticket import Ticket
+from tandem_tracing.context import TraceContext
+from tandem_tracing.spans import FinishedSpan
 
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
 
@@ -43,6 +45,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Separates prefix caches of tenants; part of the page hash."""
     priority: int = 0
     """Lower runs earlier; equal priorities run in order of arrival."""
+    trace: TraceContext | None = None
+    """Of the request's span; None where it is not traced."""
 
     @property
     def known_token_ids(self) -> list[int]:
@@ -159,6 +163,12 @@ class Outputs(msgspec.Struct, frozen=True, tag=True):
     """Everything one step (or one event) has to say, in one message."""
 
     outputs: list[EngineOutput]
+
+
+class Spans(msgspec.Struct, frozen=True, tag=True):
+    """What traced requests and jobs have been through since the last message."""
+
+    spans: list[FinishedSpan]
 
 
 class ControlCall(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -28,7 +28,7 @@ from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.loop import Engine, Event
-from tandem_runtime.engine.messages import Choices, Failed, Progress
+from tandem_runtime.engine.messages import Choices, Failed, Progress, Spans
 from tandem_runtime.engine.rank import Rank
 from tandem_runtime.engine.transfers import TransferGroup
 from tandem_runtime.engine.worker import LeadingRunner, Worker, rendezvous
@@ -140,6 +140,7 @@ def _serve(
             timers=timers,
             fingerprint=layout_fingerprint,
             incarnation=incarnation,
+            on_spans=lambda spans: outbound.send(ipc.encode(Spans(spans))),
         )
         if flags.role == "decode":
             decode_handoffs = DecodeHandoffs(parts, url=advertised_url(flags))

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 import zmq
 import zmq.asyncio
 from tandem_contract.flags import ServeFlags
+from tandem_tracing.spans import FinishedSpan
 
 from tandem_runtime.core.errors import (
     EngineDeadError,
@@ -37,6 +38,7 @@ from tandem_runtime.engine.messages import (
     Outputs,
     Progress,
     Shutdown,
+    Spans,
 )
 from tandem_runtime.engine.private_folder import PrivateFolder
 
@@ -67,6 +69,8 @@ class ProcessEngineClient:
         """Posts the engine's outgoing handoff messages; set by the server's handoff endpoint."""
         self.on_status: Callable[[EngineStatus], None] = lambda status: None
         """Called with every status; set by the metrics collector."""
+        self.on_spans: Callable[[list[FinishedSpan]], None] = lambda spans: None
+        """Called with the spans of traced requests; set by the server."""
         self._private = PrivateFolder()
         self._folder = self._private.path
         self._context = zmq.asyncio.Context()
@@ -203,6 +207,8 @@ class ProcessEngineClient:
                 case EngineStatus():
                     self._status = message
                     self.on_status(message)
+                case Spans():
+                    self.on_spans(message.spans)
                 case ControlCall():
                     self._spawn(self._post(message))
                 case ControlReply():

@@ -17,7 +17,7 @@ from tandem_runtime.server.collected import Collected, Collection
 from tandem_runtime.server.exchange import ChunkUsage, Exchange, Trace
 from tandem_runtime.server.generation import ChoiceRequest, Generation
 from tandem_runtime.server.intake import read_generation, wants_trace
-from tandem_runtime.server.keys import POD, REQUEST_ID
+from tandem_runtime.server.keys import POD, REQUEST_ID, SPAN
 from tandem_runtime.server.logprobs import for_completion, for_prompt, joined
 from tandem_runtime.server.pod import LoadedModel
 from tandem_runtime.server.prompts import encode
@@ -26,6 +26,7 @@ from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.completions import CompletionRequest
 from tandem_runtime.server.protocol.convert import Limits, check_choices, check_token_ids, to_engine_requests
 from tandem_runtime.server.sse import DONE, error_event, event
+from tandem_runtime.server.tracing import describe
 from tandem_runtime.text.detokenize import TokenBytes
 
 DEFAULT_MAX_TOKENS = 16
@@ -44,6 +45,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     given, past = await read_generation(request, pod)
     body = parse(CompletionRequest, given)
     model = pod.model(body.model)
+    describe(request[SPAN], "text_completion", body, max_tokens=body.max_tokens)
     with pod.flight():
         check_choices(body.choices, len(body.prompts), model.info)
         prompts = [await _prompt(model, given, echo=bool(body.echo)) for given in body.prompts]
@@ -66,6 +68,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
                 deadline_s=pod.flags.request_timeout - past.elapsed_s,
                 tickets=tickets if position == 0 else (),
                 limits=limits,
+                trace=request[SPAN].context,
             )
             runs.append(
                 [

@@ -17,12 +17,13 @@ from tandem_runtime.server.choice import Choice
 from tandem_runtime.server.exchange import AnswerFormat, Exchange
 from tandem_runtime.server.generation import ChoiceRequest, Generation
 from tandem_runtime.server.intake import read_generation, wants_trace
-from tandem_runtime.server.keys import POD, REQUEST_ID
+from tandem_runtime.server.keys import POD, REQUEST_ID, SPAN
 from tandem_runtime.server.pod import LoadedModel
 from tandem_runtime.server.prompts import encode, render_chat
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.conversation import Conversation, ConversationRequest
 from tandem_runtime.server.protocol.convert import Limits, check_choices, to_engine_requests
+from tandem_runtime.server.tracing import describe
 from tandem_runtime.text.detokenize import TokenBytes
 from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
 from tandem_runtime.text.tool_calls import ToolCallParser
@@ -56,6 +57,7 @@ async def converse(
     with pod.flight():
         check_choices(body.choices, 1, model.info)
         asked = body.to_conversation()
+        describe(request[SPAN], "chat", body, max_tokens=asked.max_tokens)
         prompt = render_chat(
             model,
             asked.messages,
@@ -78,6 +80,7 @@ async def converse(
             deadline_s=pod.flags.request_timeout - past.elapsed_s,
             tickets=pod.accept_tickets(request.headers.get(headers.TICKET)),
             limits=_limits(asked, _thinking(model, prompt, body)),
+            trace=request[SPAN].context,
         )
         exchange = Exchange(
             pod=pod,

@@ -21,10 +21,12 @@ from tandem_runtime.core.errors import DeadlineExceededError, EngineDeadError, R
 from tandem_runtime.server.choice import Choice, Delta
 from tandem_runtime.server.errors import InternalError, UnavailableError
 from tandem_runtime.server.generation import ChoiceRequest, Generation, News
+from tandem_runtime.server.keys import SPAN
 from tandem_runtime.server.live import Past, record_of, take_up
 from tandem_runtime.server.pod import Pod
 from tandem_runtime.server.protocol.answers import Usage, usage
 from tandem_runtime.server.protocol.common import UsageInChunks
+from tandem_runtime.server.tracing import conclude, fail
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,12 @@ class Exchange:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Raises `RequestError` as long as nothing was sent."""
+        try:
+            return await self._answer(request)
+        finally:
+            conclude(request[SPAN], self.choices(), self.usage(), self._first_trace())
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         if not self.stream:
             return await self._whole(self.generation.run(self.prompts))
         script = _Script(self)
@@ -115,12 +123,14 @@ class Exchange:
         except TimeoutError:
             if not response.prepared:
                 raise _too_slow() from None
+            fail(request[SPAN], _too_slow())
             if request.transport is not None:
                 request.transport.abort()
         except (Exception, asyncio.CancelledError) as error:
             if not response.prepared:
                 raise
             words = self._last_words(error)
+            fail(request[SPAN], words)
             if not (self.past.live and isinstance(words, _POD_ERRORS)):
                 await shielded_write(request.transport, response.write, script.failure(words))
         return response
@@ -169,9 +179,12 @@ class Exchange:
         )
 
     def trace(self) -> Trace:
-        """Of the first choice that ended here; it is the one that may have used a prefill pod."""
-        trace = next((choice.trace for choice in self.choices() if choice.trace is not None), None)
+        trace = self._first_trace()
         return trace if self.wants_trace and trace is not None else UNSET
+
+    def _first_trace(self) -> RequestTrace | None:
+        """Of the first choice that ended here; it is the one that may have used a prefill pod."""
+        return next((choice.trace for choice in self.choices() if choice.trace is not None), None)
 
 
 class _Script:

@@ -18,6 +18,8 @@ import uvloop
 from prometheus_client import disable_created_metrics
 from tandem_contract import env
 from tandem_contract.flags import ServeFlags
+from tandem_tracing.spans import OFF, FinishedSpan, Tracing
+from tandem_tracing.start import start
 
 from tandem_runtime.core import logs
 from tandem_runtime.core.errors import StartupError
@@ -43,6 +45,7 @@ class PodEngine(EngineClient, Protocol):
     """An engine client that the pod also owns."""
 
     on_status: Callable[[EngineStatus], None]
+    on_spans: Callable[[list[FinishedSpan]], None]
     post_control: PostControl | None
 
     async def wait_dead(self) -> Failed: ...
@@ -54,16 +57,23 @@ def run(flags: ServeFlags) -> int:
     disable_created_metrics()  # type: ignore[no-untyped-call]
 
     async def main() -> int:
-        return await serve_pod(flags, _start_process, _stop_on_signals())
+        tracing = start(f"tandem-{'serve' if flags.role == 'both' else flags.role}", _pod_name(), os.environ)
+        try:
+            return await serve_pod(flags, _start_process, _stop_on_signals(), tracing)
+        finally:
+            await tracing.close()
 
     return uvloop.run(main())
 
 
 async def serve_pod(
-    flags: ServeFlags, start_engine: Callable[[ServeFlags, str], PodEngine], stop: asyncio.Event
+    flags: ServeFlags,
+    start_engine: Callable[[ServeFlags, str], PodEngine],
+    stop: asyncio.Event,
+    tracing: Tracing = OFF,
 ) -> int:
-    """As `run`, with the caller's engine, until `stop` is set."""
-    pod = new_pod(flags)
+    """As `run`, with the caller's engine, until `stop` is set; `tracing` stays the caller's to close."""
+    pod = new_pod(flags, tracing)
     async with AsyncExitStack() as stack:
         api, metrics, handoff = _bind_all(flags, stack)
         await listen(build_app(pod), api, stack)
@@ -71,6 +81,7 @@ async def serve_pod(
         engine = start_engine(flags, pod.name)
         stack.push_async_callback(engine.close)
         engine.on_status = pod.observe
+        engine.on_spans = tracing.record
         if handoff is not None:
             caller = HandoffCaller(lambda: pod.tickets.keys)
             stack.push_async_callback(caller.close)
@@ -90,7 +101,7 @@ async def serve_pod(
     return 0
 
 
-def new_pod(flags: ServeFlags) -> Pod:
+def new_pod(flags: ServeFlags, tracing: Tracing = OFF) -> Pod:
     """Raises `StartupError` for what can be told at once: no such model folder, unusable key files and template."""
     if not Path(flags.model).is_dir():
         raise StartupError(f"--model {flags.model}: no such folder")
@@ -99,13 +110,18 @@ def new_pod(flags: ServeFlags) -> Pod:
     if flags.chat_template is not None:
         check_template(flags.chat_template)
     return Pod(
-        name=os.environ.get(env.POD_NAME) or socket.gethostname(),
+        name=_pod_name(),
         flags=flags,
         models=flags.served_model_name or (Path(flags.model).resolve().name,),
         clients=Clients.from_file(flags.api_key_file),
         tickets=Tickets.from_file(flags.ticket_key_file),
         started_at=int(time.time()),
+        tracing=tracing,
     )
+
+
+def _pod_name() -> str:
+    return os.environ.get(env.POD_NAME) or socket.gethostname()
 
 
 async def drain(pod: Pod) -> None:

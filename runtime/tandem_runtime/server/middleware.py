@@ -20,7 +20,8 @@ from tandem_runtime.server.errors import (
     encode_error,
 )
 from tandem_runtime.server.intake import request_id
-from tandem_runtime.server.keys import POD, REQUEST_ID
+from tandem_runtime.server.keys import POD, REQUEST_ID, SPAN
+from tandem_runtime.server.tracing import end_request, fail, request_span
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ _CLIENT_CLOSED = 499
 @web.middleware
 async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST_ID] = request_id(request.headers.get(headers.REQUEST_ID))
+    request[SPAN] = request_span(request.app[POD].tracing, request, request[REQUEST_ID])
     token = logs.request_id.set(request[REQUEST_ID])
     started = time.perf_counter()
     status = _CLIENT_CLOSED
@@ -47,6 +49,7 @@ async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
         seconds = time.perf_counter() - started
         logger.log(level, "%s %s %d %.3f s", request.method, request.path, status, seconds)
         logs.request_id.reset(token)
+        end_request(request[SPAN], None if status == _CLIENT_CLOSED else status)
 
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
@@ -60,6 +63,8 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
             request.app[POD].clients.check(request.headers.get(hdrs.AUTHORIZATION))
         return await handler(request)
     except RequestError as error:
+        if error.status >= 500:
+            fail(request[SPAN], error)
         return _response(error)
     except web.HTTPException as error:
         return _response(_refusal_of(error, request), allow=error.headers.get(hdrs.ALLOW))

@@ -13,6 +13,7 @@ from itertools import count
 from tandem_contract.flags import ServeFlags
 from tandem_contract.status import PodStatus
 from tandem_http.body import PACE, Pace
+from tandem_tracing.spans import OFF, Tracing
 
 from tandem_runtime.core.errors import RequestError, UnknownModelError
 from tandem_runtime.engine.client import EngineClient, EngineInfo
@@ -51,6 +52,7 @@ class Pod:
     pace: Pace = PACE
     """Of request bodies."""
     metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing = OFF
     loaded: LoadedModel | None = None
     """None while the model loads."""
     draining: bool = False

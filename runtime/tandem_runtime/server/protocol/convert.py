@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tandem_tracing.context import TraceContext
+
 from tandem_runtime.core.errors import PromptTooLongError, RequestError
 from tandem_runtime.core.sampling import SamplingParams, Thinking
 from tandem_runtime.engine.client import EngineInfo
@@ -41,6 +43,7 @@ def to_engine_requests(
     tickets: Sequence[SignedTicket] = (),
     limits: Limits = Limits(),
     defaults: SamplingDefaults = NEUTRAL,
+    trace: TraceContext | None = None,
 ) -> list[EngineRequest]:
     """One engine request per choice of one prompt; `seed` is for requests that name none, `prompt_param` and
     `limit_param` are the fields that the prompt and `max_tokens` came in.
@@ -85,6 +88,7 @@ def to_engine_requests(
             after="" if index == 0 else f"{request_id}-0",
             cache_salt=request.cache_salt or "",
             priority=request.priority,
+            trace=trace,
         )
         for index in range(request.choices)
     ]
