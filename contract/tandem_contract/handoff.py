@@ -161,4 +161,8 @@ class RequestTrace:
     tpot_seconds: float
     """Mean time per output token after the first."""
     resumed_tokens: int = 0
-    """Output tokens that other decode pods had sampled before the stream went on here; the times are this pod's."""
+    """Output tokens that other decode pods had sampled before the stream went on here; all else is this pod's."""
+    draft_tokens: int = 0
+    """Guessed by speculative decoding."""
+    accepted_tokens: int = 0
+    """Those of them that were right."""

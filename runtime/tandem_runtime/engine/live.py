@@ -29,6 +29,8 @@ class Live:
     queue_seconds: float = 0.0
     cached_tokens: int = 0
     num_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
     def trace(self, pod: str, now: float) -> RequestTrace:
         first, handoff = self.first_token_at or now, self.handoff or HandoffRecord()
@@ -43,6 +45,8 @@ class Live:
             handoff_seconds=handoff.seconds,
             queue_seconds=self.queue_seconds,
             ttft_seconds=first - self.arrival,
+            draft_tokens=self.draft_tokens,
+            accepted_tokens=self.accepted_tokens,
             tpot_seconds=(now - first) / (self.num_tokens - 1) if self.num_tokens > 1 else 0.0,
         )
 

@@ -283,6 +283,8 @@ class Engine:
             self._tell_spans(live, ("invalid_grammar", update.error))
             return
         live.num_tokens += len(update.new_token_ids)
+        live.draft_tokens += update.draft_tokens
+        live.accepted_tokens += update.accepted_tokens
         finished = update.finish_reason is not None
         self._outputs.append(
             EngineOutput(
@@ -293,7 +295,7 @@ class Engine:
                 finish_reason=update.finish_reason,
                 stop_token_id=update.stop_token_id,
                 cached_tokens=live.cached_tokens,
-                trace=live.trace(self._name, self._clock()) if first or finished else None,
+                trace=live.trace(self._name, self._clock()) if first or finished or update.draft_tokens else None,
             )
         )
         if finished:

@@ -119,7 +119,8 @@ class EngineOutput(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_def
     """With finish_reason `error`: the API's field that is to blame."""
     cached_tokens: int = 0
     trace: RequestTrace | None = None
-    """In the first and in the last output: a stop string, which the engine knows nothing of, may end it in between."""
+    """In the first and in the last output, and wherever guesses were verified: a stop string, which the engine knows
+    nothing of, may end it in between."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
