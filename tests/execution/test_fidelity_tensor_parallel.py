@@ -54,6 +54,24 @@ def test_two_ranks_that_share_experts_match_one_reference(tiny: Callable[..., Pa
     _assert_alike(folders, folders, results)
 
 
+@pytest.mark.processes
+def test_two_ranks_verify_drafts(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Each position as if the drafts before it were the sequence's; the rank that does not sample hears of all."""
+    folder, drafts = tiny("qwen3"), [40, 41]
+    sampling = SamplingParams(max_tokens=99, temperature=0.0, logprobs=VOCAB_SIZE)
+    start = SlotStart(1, PROMPT, [], [0, 1, 2, 3, 4, 5], sampling)
+    rest = [*PROMPT[12:], *drafts]
+    plans = [
+        StepPlan(1, [start], [Chunk(1, 0, 12, PROMPT[:12], [], False)]),
+        StepPlan(2, [], [Chunk(1, 12, len(rest), rest, [], True, num_drafts=len(drafts))]),
+    ]
+    [(leader, follower)] = execute_on_ranks([(folder, plans)], world=2, tmp_path=tmp_path)
+    assert leader[1].token_ids == follower[1].token_ids
+    expected = reference_logprobs(reference_model(folder), PROMPT + drafts)
+    for i in range(3):
+        assert (distribution(leader[1], i) - expected[len(PROMPT) - 1 + i]).abs().max() <= 1e-4
+
+
 def _assert_alike(names: Iterable[str], folders: dict[str, Path], results: list[list[list[StepResult]]]) -> None:
     for name, (leader, follower) in zip(names, results, strict=True):
         sampled = [result.token_ids[0] for result in leader[1:]]

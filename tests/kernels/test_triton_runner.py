@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace as with_fields
 from support.kernels import normal
 from support.step_driver import StepDriver, distribution, full_logprobs, load_runner, tiny_execution_config
 from support.tiny_models import Family, build_tiny_model
@@ -170,6 +171,29 @@ def test_samples_the_same_ids(one_layer: Path, sampling: SamplingParams, device:
         for i, logprobs in a.logprobs.items():
             assert [token for token, _ in logprobs.top] == [token for token, _ in b.logprobs[i].top]
             assert logprobs.logprob == pytest.approx(b.logprobs[i].logprob, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_verifies_drafts_like_the_eager_runner(one_layer: Path, sampling: SamplingParams, device: str) -> None:
+    """Beside a decode row, with the first two of three guesses right, and then what penalties have learnt of it."""
+    found = []
+    for runner in (load_runner(one_layer), load_runner(one_layer, backend="triton", device=device)):
+        driver = StepDriver(runner)
+        driver.start(0, PROMPTS[0], sampling)
+        driver.start(1, PROMPTS[1], sampling)
+        first, other = driver.prefill(0, PROMPTS[0]), driver.prefill(1, PROMPTS[1])
+        if not found:
+            foreseen = StepDriver(load_runner(one_layer))
+            foreseen.start(0, PROMPTS[0], sampling, output=[first])
+            text = [foreseen.prefill(0, [*PROMPTS[0], first]), *foreseen.decode({0: len(PROMPTS[0]) + 1}, 3)[0]]
+        guessed = driver.chunk(0, len(PROMPTS[0]), [first, *text[:2], (text[2] + 1) % 256], sample=True)
+        guessed = with_fields(guessed, num_drafts=3)
+        results = [driver.step(driver.chunk(1, len(PROMPTS[1]), [other], sample=True), guessed)]
+        assert results[0].token_ids[1:4] == text[:3]
+        results.append(driver.step(driver.chunk(0, len(PROMPTS[0]) + 3, text[2:3], sample=True)))
+        assert results[1].token_ids == text[3:]
+        found.append([result.token_ids for result in results])
+    assert found[0] == found[1]
 
 
 def test_prompt_logprobs(one_layer: Path, device: str) -> None:
