@@ -5,5 +5,7 @@ that row alone, never on its batch, its chunk or the number of threads. Where no
 """
 
 from tandem_kernels.native.library import NativeError as NativeError
+from tandem_kernels.native.linear import PackedWeight as PackedWeight
+from tandem_kernels.native.linear import has_packed_linear as has_packed_linear
 from tandem_kernels.native.ops import NativeOps as NativeOps
 from tandem_kernels.native.ops import PagedCache as PagedCache

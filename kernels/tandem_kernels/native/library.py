@@ -9,13 +9,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 SOURCES = Path(__file__).parent
-UNIT = ("rms_norm.c", "silu_and_mul.c", "qk_norm_rope_kv_write.c", "paged_attention.c")
+UNIT = ("rms_norm.c", "silu_and_mul.c", "qk_norm_rope_kv_write.c", "paged_attention.c", "linear.c")
 ELEMENTS = {torch.float32: 32, torch.float16: 16, torch.bfloat16: 0}
 BUILD_TIMEOUT_S = 120
 
@@ -33,6 +35,11 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
         return _library(dtype)
     except OSError as error:
         raise NativeError(f"the kernels cannot be built: {error}") from error
+
+
+def typed(function: Any, *types: type) -> Callable[..., None]:
+    function.argtypes, function.restype = types, None
+    return function  # type: ignore[no-any-return]
 
 
 def _library(dtype: torch.dtype) -> ctypes.CDLL:

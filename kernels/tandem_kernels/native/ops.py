@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from tandem_kernels.native.library import library
+from tandem_kernels.native.library import library, typed
 
 MAX_HEAD_DIM = 256
 MAX_GROUP = 64
@@ -89,10 +88,10 @@ class NativeOps:
         """Builds the kernels where this machine has not yet; raises `NativeError`."""
         so = library(dtype)
         pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-        self._rms_norm = _typed(so.rms_norm, pointer, size, pointer, pointer, size, size, number)
-        self._silu_and_mul = _typed(so.silu_and_mul, pointer, pointer, size, size)
-        self._write = _typed(so.qk_norm_rope_kv_write, pointer, pointer, size, pointer, pointer, pointer, number)
-        self._attention = _typed(so.paged_attention, pointer, pointer, size, pointer, pointer)
+        self._rms_norm = typed(so.rms_norm, pointer, size, pointer, pointer, size, size, number)
+        self._silu_and_mul = typed(so.silu_and_mul, pointer, pointer, size, size)
+        self._write = typed(so.qk_norm_rope_kv_write, pointer, pointer, size, pointer, pointer, pointer, number)
+        self._attention = typed(so.paged_attention, pointer, pointer, size, pointer, pointer)
 
     def rms_norm(self, x_TE: torch.Tensor, weight_E: torch.Tensor, eps: float) -> torch.Tensor:
         """x / rms(x) * weight over the last dimension, in fp32, returned in x's dtype. Rows may be strided."""
@@ -145,8 +144,3 @@ class NativeOps:
             out_TND.data_ptr(),
         )
         return out_TND
-
-
-def _typed(function: Any, *types: type) -> Callable[..., None]:
-    function.argtypes, function.restype = types, None
-    return function  # type: ignore[no-any-return]

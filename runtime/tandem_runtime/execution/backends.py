@@ -12,7 +12,8 @@ from tandem_runtime.execution.attention.backend import AttentionBackend
 from tandem_runtime.execution.attention.eager import EagerAttention
 from tandem_runtime.execution.attention.native import NativeAttention
 from tandem_runtime.execution.layers.context import Ops
-from tandem_runtime.execution.layers.linear import load_fp8_linear, load_linear
+from tandem_runtime.execution.layers.linear import TiedTable, load_linear
+from tandem_runtime.execution.layers.linear_cpu import linears, load_rounded
 from tandem_runtime.execution.layers.mlp import silu_and_mul
 from tandem_runtime.execution.layers.moe import SparseMoe
 from tandem_runtime.execution.layers.norm import rms_norm
@@ -25,13 +26,7 @@ from tandem_runtime.execution.timing import CudaTimer, HostTimer, Timer
 def ops_of(config: ExecutionConfig) -> Ops:
     fp8 = config.quantization == "fp8"
     if config.backend != "triton":
-        # A quantised checkpoint is widened where it is read.
-        rounded = fp8 and config.model.quantization is None
-        linear = load_fp8_linear if rounded else load_linear
-        if config.backend == "eager":
-            return Ops(rms_norm=rms_norm, silu_and_mul=silu_and_mul, linear=linear, moe=SparseMoe)
-        native = NativeOps(config.torch_dtype)
-        return Ops(rms_norm=native.rms_norm, silu_and_mul=native.silu_and_mul, linear=linear, moe=SparseMoe)
+        return _cpu_ops(config)
     from tandem_kernels import rms_norm as norms
     from tandem_kernels import silu_and_mul as activations
 
@@ -42,7 +37,24 @@ def ops_of(config: ExecutionConfig) -> Ops:
         rms_norm=norms.rms_norm,
         silu_and_mul=activations.silu_and_mul,
         linear=linear_fp8.load_linear if fp8 else load_linear,
+        dense=load_linear,
+        tied=TiedTable,
         moe=partial(TritonMoe, fp8=fp8),
+    )
+
+
+def _cpu_ops(config: ExecutionConfig) -> Ops:
+    native = NativeOps(config.torch_dtype) if config.backend == "native" else None
+    kept = linears(config.torch_dtype, native=native is not None)
+    # A quantised checkpoint is widened where it is read.
+    rounded = config.quantization == "fp8" and config.model.quantization is None
+    return Ops(
+        rms_norm=native.rms_norm if native else rms_norm,
+        silu_and_mul=native.silu_and_mul if native else silu_and_mul,
+        linear=partial(load_rounded, kept) if rounded else kept.load,
+        dense=kept.load,
+        tied=kept.tied,
+        moe=SparseMoe,
     )
 
 

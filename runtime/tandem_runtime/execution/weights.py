@@ -7,8 +7,8 @@ with `pread` straight into that tensor, never mapped, so that the process holds 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -56,6 +56,8 @@ class Part:
 class WeightSource(ABC):
     """Tensors of one dtype on one device."""
 
+    LENT_ELEMENTS = 2 << 20
+
     def __init__(self, *, dtype: torch.dtype, device: str) -> None:
         self.dtype = dtype
         self.device = device
@@ -74,6 +76,17 @@ class WeightSource(ABC):
         if shape.numel() > self._lent.numel():
             self._lent = torch.empty(shape.numel(), dtype=self.dtype, device=self.device)
         return self._assemble(self._lent[: shape.numel()].view(shape), parts)
+
+    def lend_in_blocks(self, parts: Sequence[Part]) -> Iterator[tuple[int, torch.Tensor]]:
+        """As `lend`, some rows at a time: (first row, rows). A vocabulary is a fifth of a small model."""
+        first = 0
+        for part in parts:
+            rows = part.taken_rows
+            step = max(1, self.LENT_ELEMENTS // max(1, len(part.taken_cols)))
+            for start in range(0, len(rows), step):
+                block = rows[start : start + step]
+                yield first + start, self.lend([replace(part, rows=block)])
+            first += len(rows)
 
     def _assemble(self, target: torch.Tensor, parts: Sequence[Part]) -> torch.Tensor:
         row = 0

@@ -21,6 +21,13 @@ class Product(Protocol):
         """residual + x W^T + b; may overwrite `residual_TN`."""
 
 
+class TiedProduct(Protocol):
+    """A token embedding whose rows are also the output head's."""
+
+    def rows(self, ids_T: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor: ...
+
+
 class FeedForward(Protocol):
     """The second half of a decoder layer."""
 
@@ -36,7 +43,10 @@ class Ops:
     silu_and_mul: Callable[[torch.Tensor], torch.Tensor]
     """[..., 2 I] (gate, then up) -> [..., I]; may overwrite its argument."""
     linear: Callable[[WeightSource, Sequence[Part], torch.Tensor | None], Product]
-    """(weights, parts, bias): of the layers' projections; embedding, head and router are never quantised."""
+    """(weights, parts, bias): of the layers' projections, which a quantised model keeps quantised."""
+    dense: Callable[[WeightSource, Sequence[Part], torch.Tensor | None], Product]
+    """As `linear`, never quantised: head and router."""
+    tied: Callable[[WeightSource, Sequence[Part]], TiedProduct]
     moe: Callable[[BuildContext, str], FeedForward]
     """(context, name): the mixture of experts at `name`."""
 

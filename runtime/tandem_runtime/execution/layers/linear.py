@@ -7,46 +7,20 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from tandem_runtime.execution.fp8 import dequantize_blocks
 from tandem_runtime.execution.layers.context import BuildContext, Product
 from tandem_runtime.execution.weights import Part, WeightSource
 
-PACK_ROWS = 8
-"""The batch for which oneDNN chooses its weight layout; measured best for decode, no worse for prefill."""
-
 
 class Linear:
-    """y = x W^T + b, optionally plus a residual in the same pass.
-
-    On the CPU, weights are kept in oneDNN's blocked layout: the same product on plain rows is repacked on every call,
-    which costs a third of a decode step. The packed copy replaces the plain one. In this layout a row's bits do not
-    depend on the rows beside it, except that a product of one row sums in another order: it is computed as two.
-    """
+    """y = x W^T + b on plain rows."""
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> None:
-        self._bias = bias_N
-        self._packed = packs(weight_NK.dtype, weight_NK.device.type)
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_NK, PACK_ROWS) if self._packed else weight_NK
+        self._weight, self._bias = weight_NK, bias_N
 
     def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
-        if self._packed:
-            if len(x_TK) == 1:
-                return self(x_TK.repeat(2, 1))[:1]
-            y_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(
-                x_TK, self._weight, self._bias, "none", [], ""
-            )
-            return y_TN
         return F.linear(x_TK, self._weight, self._bias)
 
     def add_to(self, residual_TN: torch.Tensor, x_TK: torch.Tensor) -> torch.Tensor:
-        """residual + x W^T + b; may overwrite `residual_TN`."""
-        if self._packed:
-            if len(x_TK) == 1:
-                return self.add_to(residual_TN.repeat(2, 1), x_TK.repeat(2, 1))[:1]
-            y_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-                x_TK, residual_TN, self._weight, self._bias, "add"
-            )
-            return y_TN
         if self._bias is None:
             return residual_TN.addmm_(x_TK, self._weight.t())
         return F.linear(x_TK, self._weight, self._bias).add_(residual_TN)
@@ -79,21 +53,18 @@ def column_parallel(context: BuildContext, parts: Sequence[tuple[str, int, range
     return context.ops.linear(context.weights, weights, context.weights.take(biases) if bias else None)
 
 
-def load_linear(source: WeightSource, parts: Sequence[Part], bias_N: torch.Tensor | None = None) -> Linear:
-    return Linear((source.lend if packs(source.dtype, source.device) else source.take)(parts), bias_N)
+def load_linear(source: WeightSource, parts: Sequence[Part], bias_N: torch.Tensor | None) -> Linear:
+    return Linear(source.take(parts), bias_N)
 
 
-def load_fp8_linear(source: WeightSource, parts: Sequence[Part], bias_N: torch.Tensor | None = None) -> Linear:
-    """With weights rounded to block-wise fp8 and widened again: what fp8 costs in quality, not what it gains."""
-    return Linear(dequantize_blocks(source.take_fp8(parts), source.dtype), bias_N)
+class TiedTable:
+    """Token embedding and output head with the same plain rows."""
 
+    def __init__(self, source: WeightSource, parts: Sequence[Part]) -> None:
+        self._weight_VE = source.take(parts)
 
-def packs(dtype: torch.dtype, device: str) -> bool:
-    """Whether a linear of this kind keeps its weight in oneDNN's layout."""
-    if device != "cpu":
-        return False
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if dtype == torch.float16:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    def rows(self, ids_T: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids_T, self._weight_VE)
+
+    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
+        return F.linear(x_TK, self._weight_VE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tandem_runtime.execution.layers.context import BuildContext, Product
-from tandem_runtime.execution.layers.linear import Linear, column_parallel
+from tandem_runtime.execution.layers.linear import column_parallel
 from tandem_runtime.execution.weights import Part
 
 
@@ -19,7 +19,9 @@ class SparseMoe:
         self._top_k = moe.experts_per_token
         self._silu_and_mul = context.ops.silu_and_mul
         self._normalise = moe.norm_topk_prob
-        self._router = Linear(context.weights.take([Part(f"{name}.gate.weight", (moe.num_experts, hidden))]))
+        self._router = context.ops.dense(
+            context.weights, [Part(f"{name}.gate.weight", (moe.num_experts, hidden))], None
+        )
         self._gate_up: list[Product] = []
         self._down: list[Product] = []
         for expert in (f"{name}.experts.{i}" for i in self._experts):

@@ -13,7 +13,6 @@ from tandem_kernels.moe_route import moe_route
 from tandem_kernels.silu_and_mul import silu_and_mul
 
 from tandem_runtime.execution.layers.context import BuildContext
-from tandem_runtime.execution.layers.linear import Linear
 from tandem_runtime.execution.weights import Part, WeightSource
 
 
@@ -34,7 +33,9 @@ class TritonMoe:
         self._normalise = moe.norm_topk_prob
         self._held = held
         self._all_here = len(held) == moe.num_experts
-        self._router = Linear(context.weights.take([Part(f"{name}.gate.weight", (moe.num_experts, hidden))]))
+        self._router = context.ops.dense(
+            context.weights, [Part(f"{name}.gate.weight", (moe.num_experts, hidden))], None
+        )
         experts = [f"{name}.experts.{i}" for i in held]
         gate_up = [
             Part(f"{expert}.{projection}.weight", (size, hidden), rows=part)
