@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.step_driver import load_runner, tiny_execution_config
 from support.tiny_models import build_tiny_model, edit_config
+from tandem_kernels.native import has_packed_linear
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.execution.runner import ModelRunner
 from tandem_runtime.execution.weights import CheckpointSource, DummySource, Part
@@ -135,12 +136,22 @@ def test_dummy_weights_need_only_the_config_and_agree_between_ranks(folder: Path
     assert not torch.equal(whole, other)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+TIED = pytest.param(
+    "bfloat16",
+    {"tie_word_embeddings": True, "vocab_size": 100_000},
+    id="tied",
+    marks=pytest.mark.skipif(not has_packed_linear(torch.bfloat16), reason="oneDNN's layout gives no rows back"),
+)
+
+
+@pytest.mark.parametrize(("dtype", "changes"), [("float32", {}), ("bfloat16", {}), TIED])
 @pytest.mark.processes
-def test_peak_memory_at_load_is_at_most_a_tenth_above_the_weights(tmp_path: Path, dtype: str) -> None:
+def test_peak_memory_at_load_is_at_most_a_tenth_above_the_weights(
+    tmp_path: Path, dtype: str, changes: dict[str, object]
+) -> None:
     """In a process of its own: resident memory's peak while loading, against the weights' bytes.
 
-    16-bit linears are also repacked, one at a time. The KV cache takes no memory before its pages are written.
+    Linears are also repacked, some at a time. The KV cache takes no memory before its pages are written.
     """
     folder = build_tiny_model(
         tmp_path,
@@ -153,6 +164,7 @@ def test_peak_memory_at_load_is_at_most_a_tenth_above_the_weights(tmp_path: Path
         num_key_value_heads=8,
         head_dim=64,
         max_shard_size="50MB",
+        **changes,
     )
     program = (
         "import json, re, sys\n"
