@@ -22,11 +22,12 @@ def start(kubectl: Kubectl) -> None:
     """Waits until it holds the models."""
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     inside = Kubectl(kubectl.kubeconfig, NAMESPACE)
-    inside.apply(secret(), _pod(), _service())
-    inside("wait", f"pod/{NAME}", "--for=condition=Ready", "--timeout=120s")
+    inside.apply(secret(), _deployment(), _service())
+    inside("rollout", "status", f"deployment/{NAME}", "--timeout=120s")
 
 
-def _pod() -> dict[str, Any]:
+def _deployment() -> dict[str, Any]:
+    """Its pod comes back elsewhere when its node is lost."""
     container = {
         "name": NAME,
         "image": IMAGE,
@@ -35,16 +36,19 @@ def _pod() -> dict[str, Any]:
         "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
-    spec = {
-        "terminationGracePeriodSeconds": 1,
-        "containers": [container],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    pod = {
+        "metadata": {"labels": {"app": NAME}},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [container],
+            "volumes": [{"name": "tmp", "emptyDir": {}}],
+        },
     }
     return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": NAME, "labels": {"app": NAME}},
-        "spec": spec,
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": NAME},
+        "spec": {"selector": {"matchLabels": {"app": NAME}}, "template": pod},
     }
 
 
