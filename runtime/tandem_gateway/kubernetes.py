@@ -1,7 +1,7 @@
 """Endpoints from Kubernetes: lists and watches an InferenceService's pods through the API server.
 
 Plain HTTP against the documented protocol (kubernetes.io/docs/reference/using-api/api-concepts, "Efficient
-detection of changes"): list, watch from its resourceVersion with bookmarks, list again after 410 Gone.
+detection of changes"): list, watch from its resourceVersion with bookmarks, list again when the server refuses that.
 """
 
 from __future__ import annotations
@@ -36,10 +36,6 @@ MAX_BACKOFF_S = 10.0
 
 class KubernetesError(RuntimeError):
     """The API server refused or answered nonsense."""
-
-
-class Gone(KubernetesError):
-    """410: our resourceVersion is too old to watch from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +88,20 @@ class WatchedEndpoints:
                         update(frozenset(self._pods.values()))
                     began = loop.time()
                     async for event in self._watch(session):
+                        changed = self._apply(event)
                         backoff = MIN_BACKOFF_S
-                        if self._apply(event):
+                        if changed:
                             update(frozenset(self._pods.values()))
                     if loop.time() - began < MIN_WATCH_S:
                         raise KubernetesError("the watch ended at once")
                     backoff = MIN_BACKOFF_S
                 except Exception as error:
-                    expected = isinstance(error, aiohttp.ClientError | OSError | KubernetesError)
-                    if isinstance(error, Gone) or not expected:
+                    unreachable = isinstance(error, aiohttp.ClientError | OSError)
+                    if not unreachable:
+                        # Our version may be too old (410 Gone), or newer than what etcd was restored from (504): then
+                        # no watch from it would ever begin.
                         self._version = ""
+                    expected = unreachable or isinstance(error, KubernetesError)
                     again = f"again in {backoff:.1f} s"
                     log.warning("watching pods: %s: %s; %s", type(error).__name__, error, again, exc_info=not expected)
                     await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
@@ -137,8 +137,6 @@ class WatchedEndpoints:
             ssl=self._server.tls or False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=self._silence),
         ) as answer:
-            if answer.status == 410:
-                raise Gone("410 Gone")
             if answer.status != 200:
                 raise KubernetesError(f"{answer.status} {(await answer.text())[:500]}")
             async for part in answer.content.iter_any():
@@ -148,9 +146,7 @@ class WatchedEndpoints:
         """Whether the endpoints changed."""
         kind, pod = event["type"], event["object"]
         if kind == "ERROR":
-            if pod.get("code") == 410:
-                raise Gone(pod.get("message", "410 Gone"))
-            raise KubernetesError(f"watch error: {pod.get('message')}")
+            raise KubernetesError(f"watch error: {pod.get('code')} {pod.get('message')}")
         self._version = pod["metadata"]["resourceVersion"]
         if kind == "BOOKMARK":
             return False

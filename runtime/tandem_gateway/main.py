@@ -37,6 +37,8 @@ from tandem_gateway.ui.routes import Page
 log = logging.getLogger("tandem_gateway")
 
 CUT_OFF_TIMEOUT_S = 2.0
+TAKE_GRACE_S = 10.0
+"""Streams are to end with an error event where their client takes nothing, not with their connection."""
 
 
 def run(flags: GatewayFlags) -> int:
@@ -107,8 +109,8 @@ async def serving(
         max_in_flight=flags.max_in_flight,
         pace=pace,
     )
-    async with fleet, _listening(app.api(), flags.host, flags.port) as api_port:
-        async with _listening(app.probes(), flags.host, flags.metrics_port) as metrics_port:
+    async with fleet, _listening(app.api(), flags, flags.port) as api_port:
+        async with _listening(app.probes(), flags, flags.metrics_port) as metrics_port:
             fields = {"host": flags.host, "port": api_port, "metrics_port": metrics_port}
             log.info("listening", extra={"fields": fields})
             yield Gateway(app, proxy, api_port, metrics_port)
@@ -138,9 +140,15 @@ def _endpoints(flags: GatewayFlags) -> Endpoints:
     return WatchedEndpoints(ApiServer.in_cluster(os.environ), namespace, service)
 
 
-def _listening(app: web.Application, host: str, port: int) -> contextlib.AbstractAsyncContextManager[int]:
-    # Bodies are passed on as they came.
-    return listening(app, host=host, port=port, backlog=4096, auto_decompress=False)
+def _listening(app: web.Application, flags: GatewayFlags, port: int) -> contextlib.AbstractAsyncContextManager[int]:
+    return listening(
+        app,
+        host=flags.host,
+        port=port,
+        backlog=4096,
+        auto_decompress=False,  # bodies are passed on as they came
+        take_timeout=flags.stall_timeout + TAKE_GRACE_S,
+    )
 
 
 def _raise_file_limit() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 IDLE_TIMEOUT_S = 75.0
 """For the head of the next request to be there, from the end of the answer before it; nginx's default. Clients here let
 go of their connections earlier (30 s), and so should a load balancer that keeps them."""
+TAKE_TIMEOUT_S = 120.0
+"""For a client that takes nothing of what was written to it. The kernel sees to it (TCP_USER_TIMEOUT), so that it holds
+behind a handler's end too, when the answer or its last 64 KiB wait in buffers."""
 _MAX_LOGGED = 200
 
 
@@ -27,6 +31,7 @@ async def listening(
     backlog: int,
     auto_decompress: bool = True,
     idle_timeout: float = IDLE_TIMEOUT_S,
+    take_timeout: float = TAKE_TIMEOUT_S,
     **where: Any,
 ) -> AsyncIterator[int]:
     """Serves until the block ends; yields the port. `where`: `host` and `port`, or `sock`. Raises `OSError`.
@@ -46,6 +51,8 @@ async def listening(
     }
     try:
         server = await loop.create_server(lambda: Connection(manager, loop=loop, **options), backlog=backlog, **where)
+        for listener in server.sockets:  # the connections inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(1000 * take_timeout), 2**31 - 1))
         try:
             yield server.sockets[0].getsockname()[1]
         finally:

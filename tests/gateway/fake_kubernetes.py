@@ -23,8 +23,8 @@ class FakeKubernetes:
     """Watches stay open and silent, past their own timeout, like a dead connection."""
     ends_at_once: bool = False
     """Watches end in good order before they have begun."""
-    oldest: int = 0
-    """Watching from before this version is answered with 410."""
+    refuses: int | None = None
+    """Status of every answer to a watch."""
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -85,8 +85,8 @@ class FakeKubernetes:
             listing = {"metadata": {"resourceVersion": str(self._version)}, "items": list(self._pods.values())}
             return web.json_response(listing)
         self.watches.append(dict(request.query))
-        if int(request.query["resourceVersion"]) < self.oldest:
-            return web.json_response({"kind": "Status", "code": 410}, status=410)
+        if self.refuses is not None:
+            return web.json_response({"kind": "Status", "code": self.refuses}, status=self.refuses)
         return await self._watch(request)
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:

@@ -93,19 +93,21 @@ async def test_a_watch_that_ends_goes_on_from_the_last_bookmark(token: Path) -> 
 
 
 @pytest.mark.parametrize("as_event", [True, False])
-async def test_410_gone_lists_anew(token: Path, as_event: bool) -> None:
+@pytest.mark.parametrize("code", [410, 500, 504])
+async def test_a_version_that_is_refused_lists_anew(token: Path, as_event: bool, code: int) -> None:
+    """Only 410 did. After etcd was restored from a backup our version is in its future, which is a 504 for ever."""
     async with FakeKubernetes() as server:
         await server.put("d0", "10.0.0.1")
         async with watching(server, token) as seen:
             await seen.sees(at("10.0.0.1"))
             await _watches(server, 1)
             if as_event:
-                await server.fail_watches(410)
+                await server.fail_watches(code)
             else:
-                server.oldest = 10_000
+                server.refuses = code
                 server.cut_connections()
                 await _watches(server, 2)
-                server.oldest = 0
+                server.refuses = None
             await server.put("d1", "10.0.0.2")
             await seen.sees(at("10.0.0.1"), at("10.0.0.2"))
         assert server.lists >= 2

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Iterable
 
+import psutil
 import pytest
 from aiohttp import web
 from tandem_http.body import BodyTooSlow, Pace, read_body
@@ -134,3 +136,32 @@ async def test_what_was_sent_fast_earns_no_long_silence() -> None:
     async with server(pace=Pace(pause_s=0.2, bytes_per_s=1000)) as port:
         answer = await said(port, head + b"x" * 499_999, until=TOO_SLOW)
     assert answer.split()[1] == b"408"
+
+
+def accepted(port: int) -> list[object]:
+    """Connections that the server at `port` has."""
+    mine = psutil.Process().net_connections("tcp")
+    return [each for each in mine if each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED]
+
+
+@pytest.mark.parametrize("megabytes", [1, 32], ids=["in the kernel", "in the transport too"])
+async def test_an_answer_that_is_not_taken_keeps_no_connection(megabytes: int) -> None:
+    """Once the handler had returned nothing watched the client: who did not read kept connection and answer."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=b"x" * (megabytes << 20))
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    async with listening(app, host="127.0.0.1", port=0, backlog=16, take_timeout=0.3) as port:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            client.connect(("127.0.0.1", port))
+            client.send(GET + b"\r\n")
+            async with asyncio.timeout(SOON_S):
+                while not accepted(port):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            # No packet tells the client: its kernel has not asked for a while.
+            async with asyncio.timeout(SOON_S):
+                while accepted(port):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)

@@ -6,7 +6,7 @@ import socket
 from contextlib import AsyncExitStack
 
 from aiohttp import web
-from tandem_http.listening import listening
+from tandem_http.listening import TAKE_TIMEOUT_S, listening
 
 from tandem_runtime.core.errors import StartupError
 
@@ -31,6 +31,8 @@ def bind(host: str, port: int, *, flag: str) -> socket.socket:
     return bound
 
 
-async def listen(app: web.Application, bound: socket.socket, stack: AsyncExitStack) -> None:
+async def listen(
+    app: web.Application, bound: socket.socket, stack: AsyncExitStack, *, take_timeout: float = TAKE_TIMEOUT_S
+) -> None:
     """Until `stack` is closed."""
-    await stack.enter_async_context(listening(app, sock=bound, backlog=BACKLOG))
+    await stack.enter_async_context(listening(app, sock=bound, backlog=BACKLOG, take_timeout=take_timeout))

@@ -28,6 +28,7 @@ from tandem_runtime.engine.messages import EngineStatus, Failed, Progress
 from tandem_runtime.engine.process_client import PostControl, ProcessEngineClient
 from tandem_runtime.server.app import build_app, build_metrics_app
 from tandem_runtime.server.auth import Clients, Tickets
+from tandem_runtime.server.exchange import TIMEOUT_GRACE_S
 from tandem_runtime.server.handoff import HandoffCaller, TicketGate, build_handoff_app
 from tandem_runtime.server.listen import bind, listen
 from tandem_runtime.server.pod import LoadedModel, Pod
@@ -76,7 +77,7 @@ async def serve_pod(
     pod = new_pod(flags, tracing)
     async with AsyncExitStack() as stack:
         api, metrics, handoff = _bind_all(flags, stack)
-        await listen(build_app(pod), api, stack)
+        await listen(build_app(pod), api, stack, take_timeout=flags.request_timeout + TIMEOUT_GRACE_S)
         await listen(build_metrics_app(pod), metrics, stack)
         engine = start_engine(flags, pod.name)
         stack.push_async_callback(engine.close)
