@@ -2,8 +2,8 @@
 
     python benchmarks/kv_transfer.py [--mib 256] [--rounds 7]
 
-Prints GB/s (median and best), the ratio of medians to plain sockets of the same run, the receiver's CPU time (steadier
-than GB/s on a busy machine) and how much the receiving process grew.
+Both in turns, so that a busy machine is equally busy for both. Prints GB/s (median and best), the ratio of medians to
+plain sockets, the receiver's CPU time (steadier than GB/s) and how much the receiving process grew.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def main() -> None:
     print(f"{'':24}{'median GB/s':>12}{'best GB/s':>12}{'of sockets':>12}{'CPU s/GB':>12}{'RSS growth':>12}")
     for name, layout in SHAPES.items():
         pages = (args.mib << 20) // layout.page_bytes
-        plain = measure(receive_plain, send_plain, layout, pages, args.rounds)
+        plain, pages = in_turns(layout, pages, args.rounds, (receive_plain, send_plain), (receive_pages, send_pages))
         report(f"{name} sockets", plain, plain)
-        report(f"{name} transfer", measure(receive_pages, send_pages, layout, pages, args.rounds), plain)
+        report(f"{name} transfer", pages, plain)
 
 
 class Measured(NamedTuple):
@@ -65,27 +65,45 @@ def report(name: str, measured: Measured, plain: Measured) -> None:
     print(f"{name:24}{median:12.2f}{max(measured.rates):12.2f}{ratio:12.2f}{measured.cpu:12.2f}{growth:>12}")
 
 
-def measure(receive: Receive, send: Send, layout: KVLayout, pages: int, rounds: int) -> Measured:
-    """`rounds` transfers of `pages` pages from a new process, after one to warm up."""
-    context = mp.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=send, args=(there, layout, pages, rounds + 1), daemon=True)
-    process.start()
+def in_turns(layout: KVLayout, pages: int, rounds: int, *ways: tuple[Receive, Send]) -> list[Measured]:
+    """`rounds` transfers of `pages` pages each way, in turns, after one to warm up; each way's sender is a process."""
     memory = PageMemory(touched(layout, pages), layout, rank=0)
-    seconds: list[float] = []
-    usage: list[tuple[float, int]] = []
-    for elapsed in receive(here, memory, rounds + 1):
-        times = psutil.Process().cpu_times()
-        usage.append((times.user + times.system, psutil.Process().memory_info().rss))
-        seconds.append(elapsed)
-    process.join()
-    gigabytes = pages * layout.page_bytes / 1e9
-    (cpu_before, rss_before), (cpu_after, rss_after) = usage[0], usage[-1]
-    return Measured(
-        rates=[gigabytes / elapsed for elapsed in seconds[1:]],
-        cpu=(cpu_after - cpu_before) / (rounds * gigabytes),
-        growth=rss_after - rss_before,
-    )
+    runs = [Run(receive, send, memory, pages, rounds + 1) for receive, send in ways]
+    for _ in range(rounds + 1):
+        for run in runs:
+            run.round()
+    return [run.measured() for run in runs]
+
+
+class Run:
+    def __init__(self, receive: Receive, send: Send, memory: PageMemory, pages: int, rounds: int) -> None:
+        context = mp.get_context("spawn")
+        here, there = context.Pipe()
+        self._process = context.Process(target=send, args=(there, memory.layout, pages, rounds), daemon=True)
+        self._process.start()
+        self._seconds = receive(here, memory, rounds)
+        self._gigabytes = pages * memory.layout.page_bytes / 1e9
+        self._rates: list[float] = []
+        self._cpu: list[float] = []
+        self._growth: list[int] = []
+
+    def round(self) -> None:
+        cpu, resident = usage()
+        self._rates.append(self._gigabytes / next(self._seconds))
+        self._cpu.append((usage()[0] - cpu) / self._gigabytes)
+        self._growth.append(usage()[1] - resident)
+
+    def measured(self) -> Measured:
+        assert next(self._seconds, None) is None
+        self._process.join()
+        return Measured(self._rates[1:], statistics.median(self._cpu[1:]), sum(self._growth[1:]))
+
+
+def usage() -> tuple[float, int]:
+    """Of this process: CPU seconds, resident bytes."""
+    process = psutil.Process()
+    times = process.cpu_times()
+    return times.user + times.system, process.memory_info().rss
 
 
 def touched(layout: KVLayout, pages: int) -> memoryview:

@@ -12,7 +12,7 @@ from tandem_runtime.core.plan import StepPlan
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.engine.grammar_gate import GrammarGate
 from tandem_runtime.engine.loop import Engine
-from tandem_runtime.engine.messages import EngineOutput, EngineRequest, EngineStatus, Outputs
+from tandem_runtime.engine.messages import Abort, EngineOutput, EngineRequest, EngineStatus, Outputs
 from tandem_runtime.grammar import sources
 from tandem_runtime.grammar.compiler import GrammarCompiler
 from tandem_runtime.grammar.library import GrammarLibrary
@@ -58,10 +58,12 @@ class Harness:
         elif isinstance(message, EngineStatus):
             self.status = message
 
-    def ask(self, request_id: str, grammar: str = GRAMMAR, deadline_s: float | None = None) -> None:
+    def ask(self, request_id: str, grammar: str = GRAMMAR, deadline_s: float | None = None, *, after: str = "") -> None:
         sampling = SamplingParams(max_tokens=5, grammar=grammar)
         self.engine.turn(
-            EngineRequest(request_id=request_id, prompt_token_ids=[1, 2], sampling=sampling, deadline_s=deadline_s)
+            EngineRequest(
+                request_id=request_id, prompt_token_ids=[1, 2], sampling=sampling, deadline_s=deadline_s, after=after
+            )
         )
 
 
@@ -90,6 +92,25 @@ def test_they_count_against_the_bound_of_the_queue(harness: Harness) -> None:
     harness.ask("later", grammar="")
     assert len(harness.outputs) == 2
     assert harness.plans
+
+
+def test_choices_that_wait_for_the_first_one_count_too(harness: Harness) -> None:
+    """Symptom: a request with `n` 128 was one place in the queue, so that a thousand of them were accepted."""
+    harness.ask("first", grammar="")
+    for request_id in ("second", "third", "fourth"):
+        harness.ask(request_id, grammar="", after="first")
+    harness.ask("gated")
+    refused = {output.request_id: output.error_code for output in harness.outputs}
+    assert refused == {"fourth": "engine_overloaded", "gated": "engine_overloaded"}
+    harness.now = 10.0
+    harness.engine.turn(None)
+    assert harness.status is not None
+    assert (harness.status.running, harness.status.waiting) == (1, 2)
+    harness.engine.turn(Abort("first"))
+    assert len(harness.outputs) == 2, "those that were accepted stay so"
+    harness.now = 20.0
+    harness.engine.turn(None)
+    assert harness.status.waiting + harness.status.running == 2
 
 
 def test_their_deadline_counts_from_receipt(harness: Harness) -> None:

@@ -84,7 +84,8 @@ class _Job:
 class _Peer:
     incarnation: str
     failures: int = 0
-    jobs: set[str] = field(default_factory=set)
+    jobs: dict[str, None] = field(default_factory=dict)
+    """In the order in which they were asked for, and in which they are asked for elsewhere once this pod is lost."""
 
 
 class DecodeHandoffs:
@@ -316,14 +317,14 @@ class DecodeHandoffs:
     def _join_peer(self, job: _Job) -> None:
         peer = self._peers.setdefault(job.url, _Peer(job.incarnation))
         peer.incarnation = job.incarnation
-        peer.jobs.add(job.job_id)
+        peer.jobs[job.job_id] = None
         if not self._probing:
             self._probing = True
             self._parts.timers.after(self._probe_interval_s, self._probe)
 
     def _leave_peer(self, job: _Job) -> None:
         peer = self._peers[job.url]
-        peer.jobs.discard(job.job_id)
+        peer.jobs.pop(job.job_id, None)
         if not peer.jobs:
             del self._peers[job.url]
 
@@ -347,12 +348,12 @@ class DecodeHandoffs:
             alive = _alive(status, body)
             if alive is None:
                 peer.failures += 1
-                lost = probed_jobs & peer.jobs if peer.failures >= PROBES_TO_FAIL else frozenset()
+                lost = probed_jobs if peer.failures >= PROBES_TO_FAIL else frozenset()
             else:
                 peer.failures = 0
                 known = alive.incarnation == peer.incarnation
-                lost = frozenset(alive.unknown_jobs) & peer.jobs if known else probed_jobs & peer.jobs
-            for job_id in lost:
+                lost = frozenset(alive.unknown_jobs) if known else probed_jobs
+            for job_id in [job_id for job_id in peer.jobs if job_id in lost]:
                 remote = self._jobs[job_id]
                 # P forgets a job once every page is sent; one that is still arriving is not lost by that.
                 if remote.job and (

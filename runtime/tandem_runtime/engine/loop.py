@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 from tandem_tracing.spans import Error
 
-from tandem_runtime.core.errors import GrammarError, RequestError
+from tandem_runtime.core.errors import GrammarError, OverloadedError, RequestError
 from tandem_runtime.core.plan import StepPlan, StepResult
 from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.grammar_gate import GrammarGate
@@ -98,7 +98,7 @@ class Engine:
         """Whether the oldest step in flight was planned before the one before it ended; else it waited for work."""
         self._running = True
         self._outputs: list[EngineOutput] = []
-        self._reporter = StatusReporter(scheduler, grammars, decode_handoffs, prefill_handoffs)
+        self._reporter = StatusReporter(scheduler, grammars, self._leaders, decode_handoffs, prefill_handoffs)
 
     def run(self) -> None:
         """Returns after `Shutdown`; raises what ended the executor."""
@@ -162,15 +162,24 @@ class Engine:
         if self._grammars is None:
             self._add(request, now)
         else:
-            self._grammars.enter(request, now, room=self._scheduler.room, admit=self._add, refuse=self._refuse)
+            room = self._scheduler.room - len(self._leaders)
+            self._grammars.enter(request, now, room=room, admit=self._add, refuse=self._refuse)
 
     def _add(self, request: EngineRequest, arrival: float) -> None:
         leader = self._live.get(request.after)
         if leader is not None and leader.num_tokens == 0:
+            if self._scheduler.room <= self._waiting_outside:
+                self._refuse(request, OverloadedError("too many requests are waiting already; try again later"))
+                return
             leader.followers[request.request_id] = (request, arrival)
             self._leaders[request.request_id] = leader
         else:
             self._admit(request, arrival)
+
+    @property
+    def _waiting_outside(self) -> int:
+        """Requests that wait, though not in the scheduler's queue."""
+        return len(self._leaders) + (len(self._grammars.waiting) if self._grammars is not None else 0)
 
     def _admit(self, request: EngineRequest, arrival: float) -> None:
         remote = self._goes_remote(request)
@@ -186,7 +195,7 @@ class Engine:
             mode="remote" if remote else "local",
         )
         try:
-            self._scheduler.add(sequence, outside=len(self._grammars.waiting) if self._grammars is not None else 0)
+            self._scheduler.add(sequence, outside=self._waiting_outside)
         except RequestError as error:
             self._refuse(request, error)
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from tandem_runtime.core.plan import StepResult
 from tandem_runtime.engine.grammar_gate import GrammarGate
 from tandem_runtime.engine.handoff_decode import DecodeHandoffs
@@ -17,11 +19,14 @@ class StatusReporter:
         self,
         scheduler: Scheduler,
         grammars: GrammarGate | None,
+        followers: Sized,
         decode: DecodeHandoffs | None,
         prefill: PrefillHandoffs | None,
     ) -> None:
+        """`followers`: requests that wait for another one's first token."""
         self._scheduler = scheduler
         self._grammars = grammars
+        self._followers = followers
         self._decode = decode
         self._prefill = prefill
         self._steps = 0
@@ -66,7 +71,7 @@ class StatusReporter:
             moved_bytes["sent"], moved_pages["sent"] = prefill.bytes, prefill.pages
         return EngineStatus(
             running=counters.running,
-            waiting=counters.waiting + len(gated),
+            waiting=counters.waiting + len(gated) + len(self._followers),
             waiting_tokens=counters.waiting_tokens + sum(len(request.known_token_ids) for request in gated),
             kv_pages_total=counters.pages_total,
             kv_pages_used=counters.pages_used,
