@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## every test that needs neither a GPU nor a cluster; ARGS=py
 	$(BIN)/pytest -m 'not gpu' $(ARGS)
 
 e2e: $(VENV)/.dev ## the tests on a real Kubernetes: that of E2E_KUBECONFIG, else a throwaway one here (root); ARGS=pytest's
-	@bash e2e/run $(ARGS)
+	@e2e/run $(ARGS)
 
 test-gpu: $(VENV)/.dev ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(ARGS)
