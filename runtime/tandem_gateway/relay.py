@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import aiohttp
 from aiohttp import web
@@ -31,11 +31,12 @@ class ClientStream:
         if not self.begun:
             self.begun = True
             self._on_begin()
-        await self.response.prepare(self._request)
+        if not self.response.prepared:  # a call for each chunk, else
+            await self.response.prepare(self._request)
 
-    async def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Coroutine[object, object, None]:
         """After `begin`. A cancelled `send` has sent the bytes all the same, and others may follow."""
-        await shielded_write(self._request.transport, self.response.write, data)
+        return shielded_write(self._request.transport, self.response.write, data)
 
     async def fail(self, error: ApiError) -> None:
         """Ends a stream that has begun with an error event; a client that takes no bytes is dropped."""
