@@ -15,6 +15,7 @@ from tandem_contract import headers
 from tandem_contract.api_keys import ApiKeys
 from tandem_contract.reloading import ReloadingFile
 from tandem_http.body import BodyTooSlow, Pace, read_body
+from tandem_tracing.http import begin_request, end_request
 from tandem_tracing.spans import Span, Tracing
 
 from tandem_gateway import errors, forwarding, tracing
@@ -34,6 +35,8 @@ GENERATE_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 TEXT_ROUTES = ("/v1/embeddings", "/tokenize", "/detokenize")
 PROBES = ("/livez", "/readyz")
 NO_KEY_ROUTES = (*PROBES, "/openapi.json")
+CLIENT_CLOSED = 499
+"""nginx's code, in metrics and logs only: the client left before the answer."""
 
 
 @dataclass(slots=True)
@@ -119,8 +122,8 @@ class GatewayApp:
     @web.middleware
     async def _observe(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = forwarding.request_id(request.headers.get(headers.REQUEST_ID))
-        trace = request[TRACE] = Trace(request_id, tracing.request_span(self._tracing, request, request_id))
-        status = tracing.CLIENT_CLOSED
+        trace = request[TRACE] = Trace(request_id, self._begin_span(request, request_id))
+        status = CLIENT_CLOSED
         try:
             response = await self._shaped(request, handler)
             status = response.status
@@ -237,12 +240,22 @@ class GatewayApp:
         if self.draining:
             response.force_close()
 
+    def _begin_span(self, request: web.Request, request_id: str) -> Span:
+        return begin_request(
+            self._tracing,
+            method=request.method,
+            route=_route(request),
+            path=request.path,
+            headers=request.headers,
+            request_id=request_id,
+        )
+
     def _record(self, request: web.Request, trace: Trace, status: int) -> None:
         seconds = time.perf_counter() - trace.started
         first_byte = None if trace.first_byte is None else trace.first_byte - trace.started
-        tracing.end_request(trace.span, status, trace.prompt, first_byte_s=first_byte)
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else "other"
+        tracing.describe(trace.span, trace.prompt, first_byte_s=first_byte)
+        end_request(trace.span, None if status == CLIENT_CLOSED else status)
+        route = _route(request) or "other"
         self._metrics.requests.labels(route, status).inc()
         if route in PROBES:
             return
@@ -261,6 +274,12 @@ class GatewayApp:
             if trace.span.context is not None:
                 fields["trace_id"] = trace.span.context.trace_id
             log.info("request", extra={"fields": fields})
+
+
+def _route(request: web.Request) -> str | None:
+    """As it was registered; None for an unknown path."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else None
 
 
 def _answer(error: errors.ApiError) -> web.Response:

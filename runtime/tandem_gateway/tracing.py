@@ -1,4 +1,4 @@
-"""What the gateway's spans say: one for the request, one below it for each attempt at a pod.
+"""What the gateway's spans say: that of the request, and one below it for each attempt at a pod.
 
 Names follow OpenTelemetry's conventions for HTTP and generative AI where those have one.
 """
@@ -9,46 +9,20 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aiohttp import web
-from tandem_tracing.spans import NO_SPAN, Attributes, Span, Tracing
+from tandem_tracing.spans import Attributes, Span
 
 from tandem_gateway.delivery import AttemptFailed, Delivery, Interrupted, Lost
 from tandem_gateway.errors import ApiError
 from tandem_gateway.fleet import Picked
 from tandem_gateway.prompt import Prompt
 
-CLIENT_CLOSED = 499
-"""nginx's code, in metrics, logs and spans only: the client left before the end of its answer."""
 
-
-def request_span(tracing: Tracing, request: web.Request, request_id: str) -> Span:
-    """Probes and pages are not worth one."""
-    resource = request.match_info.route.resource
-    if request.method != "POST" or resource is None:
-        return NO_SPAN
-    route = resource.canonical
-    attributes: Attributes = {
-        "http.request.method": request.method,
-        "http.route": route,
-        "url.path": request.path,
-        "tandem.request_id": request_id,
-    }
-    return tracing.receive(f"{request.method} {route}", request.headers, attributes)
-
-
-def end_request(span: Span, status: int, prompt: Prompt, *, first_byte_s: float | None) -> None:
+def describe(span: Span, prompt: Prompt, *, first_byte_s: float | None) -> None:
     """`first_byte_s`: seconds from the request to the beginning of its answer."""
     if prompt.model is not None:
         span.set({"gen_ai.request.model": prompt.model})
     if prompt.stream and first_byte_s is not None:
         span.set({"gen_ai.response.time_to_first_chunk": first_byte_s})
-    if status == CLIENT_CLOSED:
-        span.fail("client_closed")
-    else:
-        span.set({"http.response.status_code": status})
-        if status >= 500:
-            span.fail(str(status))
-    span.end()
 
 
 @contextmanager
@@ -73,6 +47,9 @@ def attempt_span(delivery: Delivery, picked: Picked) -> Iterator[Span]:
         raise
     except asyncio.CancelledError:
         span.fail("client_closed")
+        raise
+    except Exception as error:
+        span.fail(type(error).__name__, str(error))
         raise
     finally:
         span.end()

@@ -65,6 +65,7 @@ def test_a_handoff_is_told_by_both_sides(trio: tuple[Pod, Pod]) -> None:
     assert job.attributes["tandem.prefill.tokens"] == 89
     assert below(prefill.spans, job)[:2] == ["queue", "reserve"]
     assert sorted(below(prefill.spans, job)[2:]) == ["compute", "transfer"]
+    assert one(prefill.spans, "compute").ended < job.ended, "the last pages and the acknowledgement come after it"
     trace = answer.last.trace
     for side in (decode, prefill):
         moved = one(side.spans, "transfer").attributes

@@ -91,7 +91,8 @@ class Exchange:
         try:
             return await self._answer(request)
         finally:
-            conclude(request[SPAN], self.choices(), self.usage(), self._first_trace())
+            if request[SPAN].context is not None:
+                conclude(request[SPAN], self.choices(), self.usage(), self._first_trace())
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if not self.stream:

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 from tandem_contract import headers
+from tandem_tracing.http import begin_request, end_request
+from tandem_tracing.spans import Span
 
 from tandem_runtime.core import logs
 from tandem_runtime.core.errors import RequestError
@@ -21,7 +23,7 @@ from tandem_runtime.server.errors import (
 )
 from tandem_runtime.server.intake import request_id
 from tandem_runtime.server.keys import POD, REQUEST_ID, SPAN
-from tandem_runtime.server.tracing import end_request, fail, request_span
+from tandem_runtime.server.tracing import fail
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ _CLIENT_CLOSED = 499
 @web.middleware
 async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST_ID] = request_id(request.headers.get(headers.REQUEST_ID))
-    request[SPAN] = request_span(request.app[POD].tracing, request, request[REQUEST_ID])
+    request[SPAN] = _begin_span(request)
     token = logs.request_id.set(request[REQUEST_ID])
     started = time.perf_counter()
     status = _CLIENT_CLOSED
@@ -55,6 +57,18 @@ async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """An `on_response_prepare` signal: streams have no other moment for headers."""
     response.headers[headers.REQUEST_ID] = request[REQUEST_ID]
+
+
+def _begin_span(request: web.Request) -> Span:
+    resource = request.match_info.route.resource
+    return begin_request(
+        request.app[POD].tracing,
+        method=request.method,
+        route=resource.canonical if resource is not None else None,
+        path=request.path,
+        headers=request.headers,
+        request_id=request[REQUEST_ID],
+    )
 
 
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:

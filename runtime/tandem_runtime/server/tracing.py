@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from aiohttp import web
 from tandem_contract.handoff import RequestTrace
-from tandem_tracing.spans import NO_SPAN, Attributes, Span, Tracing, Value
+from tandem_tracing.spans import Span, Value
 
 from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.choice import Choice
@@ -19,20 +18,6 @@ from tandem_runtime.server.protocol.common import SampledRequest
 
 Operation = Literal["chat", "text_completion"]
 """Of `gen_ai.operation.name`."""
-
-
-def request_span(tracing: Tracing, request: web.Request, request_id: str) -> Span:
-    """Probes and status are not worth one."""
-    resource = request.match_info.route.resource
-    if request.method != "POST" or resource is None:
-        return NO_SPAN
-    attributes: Attributes = {
-        "http.request.method": request.method,
-        "http.route": resource.canonical,
-        "url.path": request.path,
-        "tandem.request_id": request_id,
-    }
-    return tracing.receive(f"{request.method} {resource.canonical}", request.headers, attributes)
 
 
 def describe(span: Span, operation: Operation, asked: SampledRequest, *, max_tokens: int | None) -> None:
@@ -59,8 +44,6 @@ def describe(span: Span, operation: Operation, asked: SampledRequest, *, max_tok
 
 def conclude(span: Span, choices: Sequence[Choice], usage: Usage, trace: RequestTrace | None) -> None:
     """What has come of it, however it ended. `trace`: None before the first token."""
-    if span.context is None:
-        return
     attributes: dict[str, Value | Sequence[str]] = {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
@@ -78,17 +61,6 @@ def conclude(span: Span, choices: Sequence[Choice], usage: Usage, trace: Request
         if trace.resumed_tokens:
             attributes["tandem.resumed_tokens"] = trace.resumed_tokens
     span.set(attributes)
-
-
-def end_request(span: Span, status: int | None) -> None:
-    """`status`: None where the client left before the end."""
-    if status is None:
-        span.fail("client_closed")
-    else:
-        span.set({"http.response.status_code": status})
-        if status >= 500:
-            span.fail(str(status))
-    span.end()
 
 
 def fail(span: Span, error: RequestError) -> None:
