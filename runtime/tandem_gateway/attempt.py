@@ -35,7 +35,7 @@ from tandem_gateway.errors import RETRY_AFTER_S, ApiError, BadUpstream, ClientTo
 from tandem_gateway.events import EventRelay, LiveRelay
 from tandem_gateway.fleet import Fleet, Picked
 from tandem_gateway.metrics import GatewayMetrics
-from tandem_gateway.pod import Pod
+from tandem_gateway.pod import Pod, is_gone
 from tandem_gateway.relay import ClientStream, relay
 
 TicketKeys = ReloadingFile[tuple[bytes, ...]]
@@ -150,7 +150,7 @@ class Attempts:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 pod.avoid(f"connect: {error}")
-            else:
+            elif is_gone(error):
                 pod.went_down(f"connect: {error}")
             raise AttemptFailed("connect", NoPodAvailable("The picked pod could not be reached.")) from error
         except aiohttp.ClientError as error:

@@ -15,7 +15,7 @@ from tandem_contract.status import STATUS_PATH, PodStatus
 
 from tandem_gateway.endpoints import Endpoint, Endpoints
 from tandem_gateway.metrics import GatewayMetrics
-from tandem_gateway.pod import Pod
+from tandem_gateway.pod import Pod, is_gone
 from tandem_gateway.prompt import Prompt
 from tandem_gateway.routing import Ask, Strategy, choose, served_models
 
@@ -196,7 +196,10 @@ class Fleet:
                 answer.raise_for_status()
                 pod.polled(msgspec.json.decode(await answer.read(), type=PodStatus), mark)
         except aiohttp.ClientConnectorError as error:
-            pod.went_down(str(error))
+            if is_gone(error):
+                pod.went_down(str(error))
+            else:
+                pod.poll_failed(str(error))
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             if asyncio.get_running_loop().time() - due < OWN_DELAY_S:
                 pod.poll_failed(f"{type(error).__name__}: {error}", silent=isinstance(error, TimeoutError))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -21,6 +22,8 @@ from tandem_gateway.routing import PodView
 
 log = logging.getLogger(__name__)
 
+OWN_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""This gateway's machine can open no more connections, to whichever pod."""
 FAILED_POLLS_TO_DOWN = 2
 """One late answer may be a busy pod; after two in a row it takes nothing new."""
 SILENT_POLLS_TO_LOST = 4
@@ -175,3 +178,9 @@ class Pod:
 
     def _prefill_load(self, status: PodStatus) -> float:
         return status.waiting_tokens + self._tokens_since_poll
+
+
+def is_gone(error: aiohttp.ClientConnectorError) -> bool:
+    """Whether a connection that could not be made says that nothing listens there any more. It does not where it was
+    never tried, for want of an address or of sockets: that must not take the streams of every pod."""
+    return not isinstance(error, aiohttp.ClientConnectorDNSError) and error.errno not in OWN_FAULTS

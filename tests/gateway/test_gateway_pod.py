@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp.client_reqrep import ConnectionKey
 from gateway.fake_engine import status
 from tandem_gateway.deadline import Deadline, Expired
 from tandem_gateway.endpoints import Endpoint
 from tandem_gateway.errors import BadUpstream, UpstreamTimeout
-from tandem_gateway.pod import Pod
+from tandem_gateway.pod import Pod, is_gone
 from tandem_gateway.prefix import BLOCK_BYTES, block_hashes
 from tandem_gateway.prompt import Prompt
 from tandem_gateway.retry import CAP, RetryBudget
@@ -131,6 +134,24 @@ async def test_a_pod_that_goes_down_ends_only_unanswered_attempts(pod: Pod) -> N
     with pytest.raises(Expired) as timed_out:
         await first
     assert isinstance(timed_out.value.error, UpstreamTimeout)
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "gone"),
+    [
+        (aiohttp.ClientConnectorError, errno.ECONNREFUSED, True),
+        (aiohttp.ClientConnectorError, errno.EHOSTUNREACH, True),
+        (aiohttp.ClientConnectorError, errno.EMFILE, False),
+        (aiohttp.ClientConnectorError, errno.EADDRNOTAVAIL, False),
+        (aiohttp.ClientConnectorDNSError, socket.EAI_AGAIN, False),
+    ],
+)
+def test_a_gateway_without_sockets_or_names_does_not_take_its_pods_for_gone(
+    kind: type[aiohttp.ClientConnectorError], number: int, gone: bool
+) -> None:
+    """One connection too many would have moved, or ended, the streams of every pod."""
+    key = ConnectionKey("10.0.0.1", 8000, False, True, None, None, None)
+    assert is_gone(kind(key, OSError(number, "why"))) == gone
 
 
 def test_retries_are_a_share_of_requests_and_never_quite_none() -> None:

@@ -92,7 +92,8 @@ class Engine:
             self._routes |= side.routes if side is not None else {}
         self._live: dict[str, Live] = {}
         self._leaders: dict[str, Live] = {}
-        """The leader of every follower that still waits for it."""
+        """The leader of every follower that still waits for it. Not in the scheduler's queue, whose own waiting for a
+        shared prefix knows only what is computed here, and lets only so many be passed over."""
         self._in_flight = 0
         self._step_waited = False
         """Whether the oldest step in flight was planned before the one before it ended; else it waited for work."""
