@@ -113,6 +113,7 @@ class Attempts:
             delivery.call.on_begin()
             return answer
         if delivery.begun and delivery.cause is not None:
+            pod.answered(deadline)  # its headers come with the next events
             self._metrics.resumes.labels(delivery.cause).inc()
             log.info("stream resumed", extra={"fields": _resumed(delivery, pod)})
         client = delivery.client

@@ -18,12 +18,13 @@ class LiveEngine(FakeEngine):
     break_after: list[int] = field(default_factory=list)
     """For each stream in turn: words of its own after which it breaks off. Engines may share the list."""
     freeze_after: int | None = None
-    """Words of its own after which a stream falls silent."""
+    """Words of its own after which a stream falls silent until `thawed`."""
     resumed_from: list[int] = field(default_factory=list)
     """Records that came with each resumed stream."""
     resumed_in: list[str] = field(default_factory=list)
     """The `traceparent` of each resumed stream; engines may share the list."""
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
+    thawed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         mode, body = request.headers.get(headers.STREAM), await request.read()
@@ -48,7 +49,7 @@ class LiveEngine(FakeEngine):
                 return response
             if own == self.freeze_after:
                 self.frozen.set()
-                await asyncio.Event().wait()
+                await self.thawed.wait()
             await response.write(word(index) + comment(str(index).encode()))
             if self.interval:
                 await asyncio.sleep(self.interval)

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from gateway.eventually import eventually
 from gateway.fake_engine import FakeEngine, status, stream_bytes
+from gateway.given_endpoints import GivenEndpoints
 from gateway.harness import CHAT, Client, gateway_before
 from gateway.live_engine import LiveEngine
 from tandem_contract import headers
@@ -101,6 +102,22 @@ async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> No
         await asyncio.wait_for(first.cancelled.wait(), 20)
 
 
+async def test_a_resumed_stream_outlives_its_pods_listing(keys: dict[str, str]) -> None:
+    """It passed for unanswered to its end: the pod that had it now left, and it broke off where it would have ended."""
+    first = LiveEngine(words=30, freeze_after=4)
+    second = LiveEngine(status("spare", ready=False), words=30, freeze_after=4)
+    endpoints = GivenEndpoints(first, second)
+    async with first, second, gateway_before(first, second, endpoints=endpoints, resume_timeout=1.0, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        first.status, second.status = status(draining=True, ready=False), status("spare")
+        await eventually(lambda: _resumed(client))
+        endpoints.set()
+        second.thawed.set()
+        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
+        assert second.resumed_from == [4]
+
+
 async def test_a_gateway_that_ends_leaves_streams_where_they_are(keys: dict[str, str]) -> None:
     """Ctrl-C ends gateway and pods at once: a stream moved then found no pod left, and was lost half a minute later."""
     first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
@@ -181,6 +198,10 @@ async def test_max_resumes_zero_asks_for_no_live_streams(keys: dict[str, str]) -
 
 async def _draining(client: Client) -> bool:
     return await client.metric('tandem_gateway_pods{role="decode",state="draining"}') == 1
+
+
+async def _resumed(client: Client) -> bool:
+    return await resumes(client, "leaving") == 1
 
 
 async def _in_flight(client: Client, count: int) -> bool:
