@@ -53,7 +53,7 @@ def test_a_handoff_is_told_by_both_sides(trio: tuple[Pod, Pod]) -> None:
     assert answer.wait() == continue_text(tokens, 6)
     prefill.wait_idle()
     check(decode.spans + prefill.spans, began)
-    assert below(decode.spans, REQUEST) == ["handoff", "queue", "decode"]
+    assert below(decode.spans, REQUEST) == ["handoff", "queue", "first_token", "decode"]
     attempt = one(decode.spans, "handoff")
     assert (attempt.kind, attempt.error) == ("client", None)
     assert attempt.attributes == {"tandem.request_id": "r", "tandem.prefill.pod": "1"}
@@ -107,7 +107,7 @@ def test_a_failover_is_an_attempt_after_an_attempt() -> None:
         assert second.error is None
         assert below(decode.spans, first) == []
         assert below(other.spans, second) == ["prefill"]
-        assert below(decode.spans, REQUEST) == ["handoff", "handoff", "queue", "decode"]
+        assert below(decode.spans, REQUEST) == ["handoff", "handoff", "queue", "first_token", "decode"]
 
 
 def test_local_prefill_is_told_with_the_reason(trio: tuple[Pod, Pod]) -> None:

@@ -74,7 +74,7 @@ async def test_one_request_is_one_tree_from_the_client_to_the_last_page(service:
     decode, handoff, prefill = spans.one(DECODE, DECODED), spans.one(DECODE, "handoff"), spans.one(PREFILL, "prefill")
     assert spans.below(request) == [f"{GATEWAY}/attempt"]
     assert spans.below(attempt) == [f"{DECODE}/{DECODED}"]
-    assert spans.below(decode) == [f"{DECODE}/handoff", f"{DECODE}/queue", f"{DECODE}/decode"]
+    assert spans.below(decode) == [f"{DECODE}/{name}" for name in ("handoff", "queue", "first_token", "decode")]
     assert sorted(spans.below(handoff)) == [f"{DECODE}/transfer", f"{PREFILL}/prefill"]
     assert sorted(spans.below(prefill)) == [f"{PREFILL}/{name}" for name in ("compute", "queue", "reserve", "transfer")]
     assert [span.error for span in spans.seen] == [None] * len(spans.seen)

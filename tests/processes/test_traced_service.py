@@ -104,7 +104,7 @@ async def test_one_request_is_one_tree(tiny_model: Path, tmp_path: Path) -> None
     assert spans.below(request) == ["gateway/attempt"]
     assert spans.below(spans.one("gateway", "attempt")) == ["decode/text_completion tiny"]
     decoded = spans.one("decode", "text_completion tiny")
-    assert spans.below(decoded) == ["decode/handoff", "decode/queue", "decode/decode"]
+    assert spans.below(decoded) == [f"decode/{name}" for name in ("handoff", "queue", "first_token", "decode")]
     assert sorted(spans.below(spans.one("decode", "handoff"))) == ["decode/transfer", "prefill/prefill"]
     prefill = spans.one("prefill", "prefill")
     assert sorted(spans.below(prefill)) == [f"prefill/{name}" for name in ("compute", "queue", "reserve", "transfer")]

@@ -51,22 +51,26 @@ class Live:
         )
 
     def spans(self, now: float, error: Error | None) -> list[FinishedSpan]:
-        """Of a traced request that has ended: waiting, prefill unless another pod did that, decode."""
+        """Of a traced request that has ended: waiting, the way to the first token, and from there to the last."""
         assert self.request.trace is not None
         handoff = self.handoff
         if handoff is not None and handoff.settled_at is None:
             return []  # it ended with its handoff, which has a span of its own
         admitted = self.sequence.admitted_at if self.sequence is not None else None
-        decode: Attributes = {"gen_ai.usage.output_tokens": self.num_tokens}
-        phases = [Phase("queue", handoff.settled_at if handoff is not None else self.arrival)]
-        if handoff is not None and handoff.prefill_pod is not None:
-            phases.append(Phase("decode", admitted, decode))  # the last prompt token is its first step
-        else:
-            prefill: Attributes = {
-                "gen_ai.usage.input_tokens": len(self.request.prompt_token_ids),
-                "gen_ai.usage.cache_read.input_tokens": self.cached_tokens,
-            }
-            if handoff is not None and handoff.fallback is not None:
-                prefill["tandem.handoff.fallback"] = handoff.fallback
-            phases += [Phase("prefill", admitted, prefill), Phase("decode", self.first_token_at or None, decode)]
+        phases = [
+            Phase("queue", handoff.settled_at if handoff is not None else self.arrival),
+            Phase("first_token", admitted)  # computed from the last prompt token
+            if handoff is not None and handoff.prefill_pod is not None
+            else Phase("prefill", admitted, self._prefilled()),
+            Phase("decode", self.first_token_at or None, {"gen_ai.usage.output_tokens": self.num_tokens}),
+        ]
         return phase_spans(self.request.trace, self.request.request_id, phases, now, error)
+
+    def _prefilled(self) -> Attributes:
+        prefilled: Attributes = {
+            "gen_ai.usage.input_tokens": len(self.request.prompt_token_ids),
+            "gen_ai.usage.cache_read.input_tokens": self.cached_tokens,
+        }
+        if self.handoff is not None and self.handoff.fallback is not None:
+            prefilled["tandem.handoff.fallback"] = self.handoff.fallback
+        return prefilled
