@@ -51,9 +51,10 @@ async def listening(
     }
     try:
         server = await loop.create_server(lambda: Connection(manager, loop=loop, **options), backlog=backlog, **where)
-        for listener in server.sockets:  # the connections inherit it
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(int(1000 * take_timeout), 2**31 - 1))
         try:
+            for listener in server.sockets:  # the connections inherit it
+                milliseconds = min(int(1000 * take_timeout), 2**31 - 1)
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()

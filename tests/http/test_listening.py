@@ -101,7 +101,7 @@ async def test_a_bug_in_a_handler_still_leaves_its_traceback(caplog: pytest.LogC
 
 async def test_heads_that_never_end_are_cut_off() -> None:
     forever = (b"a: b\r\n" for _ in range(10_000))
-    async with server(idle_timeout=0.3) as port:
+    async with server(idle_timeout=0.6) as port:
         assert await said(port, b"GET / HTTP/1.1\r\n", forever, pause=0.02) == b""
         # As well behind a request that was in order.
         assert (await said(port, GET + b"\r\nGET / HTTP/1.1\r\n", forever, pause=0.02)).endswith(b"\r\n\r\n0")
@@ -124,11 +124,11 @@ async def test_a_trickled_body_is_a_408() -> None:
 
 
 async def test_a_large_body_may_take_its_time_as_long_as_it_comes() -> None:
-    pieces = [b"x" * 1000] * 40
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n"
-    async with server(pace=Pace(pause_s=0.8, bytes_per_s=10_000)) as port:
+    pieces = [b"x" * 1000] * 60
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 60000\r\n\r\n"
+    async with server(pace=Pace(pause_s=1.5, bytes_per_s=10_000)) as port:
         answer = await said(port, head, pieces, pause=0.04)
-    assert answer.endswith(b"\r\n\r\n40000"), "1.6 seconds, with never 0.8 of silence"
+    assert answer.endswith(b"\r\n\r\n60000"), "2.4 seconds, with never 1.5 of silence"
 
 
 async def test_what_was_sent_fast_earns_no_long_silence() -> None:
