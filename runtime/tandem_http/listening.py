@@ -21,6 +21,9 @@ go of their connections earlier (30 s), and so should a load balancer that keeps
 TAKE_TIMEOUT_S = 120.0
 """For a client that takes nothing of what was written to it. The kernel sees to it (TCP_USER_TIMEOUT), so that it holds
 behind a handler's end too, when the answer or its last 64 KiB wait in buffers."""
+LINGER_S = 2.0
+"""For the rest of what is refused to come in, and be dropped: closing with bytes unread would reset the connection, and
+the client would not see why."""
 _MAX_LOGGED = 200
 
 
@@ -63,7 +66,13 @@ async def listening(
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's, but for its answer to what it cannot parse: text, and a traceback in the log for each."""
+    """aiohttp's, but for its answer to what it cannot parse: text, a traceback in the log, and often a reset."""
+
+    _refused = False
+
+    def data_received(self, data: bytes) -> None:
+        if not self._refused:
+            super().data_received(data)
 
     def handle_error(
         self,
@@ -88,8 +97,20 @@ class Connection(web.RequestHandler):
             text = f"This is no HTTP request: {reason[:_MAX_LOGGED]}."
             code = "malformed_request"
         error = {"message": text, "type": "invalid_request_error", "param": None, "code": code}
-        response = web.Response(
-            status=status, body=json.dumps({"error": error}).encode(), content_type="application/json"
-        )
+        self._refused = True
+        response = _Refusal(status=status, body=json.dumps({"error": error}).encode(), content_type="application/json")
+        response.transport = request.transport
         response.force_close()
         return response
+
+
+class _Refusal(web.Response):
+    """Ends the conversation at once, and the connection when the client has closed it too, or soon."""
+
+    transport: asyncio.Transport | None = None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write_eof()
+            await asyncio.sleep(LINGER_S)
