@@ -44,7 +44,9 @@ class FetchFlags:
         "auto", help="auto: path style for s3:// with --endpoint, else virtual-hosted"
     )
     credentials_dir: str | None = flag(
-        None, help="mounted Secret, one file per variable (AWS_... or TOS_...); default: the environment", metavar="DIR"
+        None,
+        help="mounted Secret, one file per variable (AWS_..., TOS_... or HF_TOKEN); default: the environment",
+        metavar="DIR",
     )
     anonymous: bool = flag(False, help="sign nothing: for public buckets")
     revision: str | None = flag(None, help="hf://: branch, tag or commit; default: main")

@@ -39,6 +39,11 @@ def load(scheme: str, env: Mapping[str, str], folder: Path | None) -> Keys:
     return Keys(access_key, secret_key, next((token for token in tokens if token), None))
 
 
+def hub_token(env: Mapping[str, str], folder: Path | None) -> str | None:
+    """None: for models that need none."""
+    return (env.get if folder is None else _file_lookup(folder))("HF_TOKEN") or None
+
+
 def _name(part: str, family: str) -> str:
     return next(name for name in _NAMES[part] if name.startswith(family))
 

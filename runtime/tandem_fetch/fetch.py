@@ -56,7 +56,7 @@ class Fetch:
         env: Mapping[str, str],
         telemetry: Telemetry,
         free_bytes: Callable[[Path], int] = disk.free_bytes,
-        connect_hub: Callable[[str | None], hub.HubClient] = hub.connect,
+        connect_hub: Callable[[str | None, str | None], hub.HubClient] = hub.connect,
     ) -> None:
         self._flags = flags
         self._env = env
@@ -82,12 +82,13 @@ class Fetch:
 
     def _origin(self) -> Origin:
         flags = self._flags
+        secret = Path(flags.credentials_dir) if flags.credentials_dir else None
         if scheme_of(flags.uri) == "hf":
-            client = self._connect_hub(flags.endpoint or self._env.get("HF_ENDPOINT"))
+            token = credentials.hub_token(self._env, secret)
+            client = self._connect_hub(flags.endpoint or self._env.get("HF_ENDPOINT"), token)
             repo = flags.uri.removeprefix("hf://").strip("/")
             return hub.HubOrigin(repo, revision=flags.revision, parallelism=flags.parallelism, client=client)
         location = locate(flags)
-        secret = Path(flags.credentials_dir) if flags.credentials_dir else None
         source = S3Source(
             location,
             load_keys=None if flags.anonymous else lambda: credentials.load(location.scheme, self._env, secret),

@@ -90,15 +90,15 @@ class HubOrigin:
             raise _translate(error, self.uri, self._revision) from error
 
 
-def connect(endpoint: str | None) -> HubClient:
-    """`endpoint` None: `HF_ENDPOINT` or the public hub. A token comes from `HF_TOKEN`."""
+def connect(endpoint: str | None, token: str | None) -> HubClient:
+    """`endpoint` None: `HF_ENDPOINT` or the public hub. `token` None: that of the user who logged in here, if any."""
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
         raise BadSource(
             "hf:// needs the package huggingface_hub", "pip install huggingface_hub, or copy the model to a bucket"
         ) from error
-    return cast("HubClient", HfApi(endpoint=endpoint))
+    return cast("HubClient", HfApi(endpoint=endpoint, token=token))
 
 
 def _verified(file: RemoteFile, path: Path, uri: str) -> Entry:

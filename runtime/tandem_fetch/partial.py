@@ -95,10 +95,13 @@ class PartialFile:
                 return {}
         except (FileNotFoundError, ValueError):
             return {}
-        done = {}
-        for line in lines[1:-1]:  # what follows the last newline was torn by a kill
-            raw = json.loads(line)
-            done[Part(raw["start"], raw["length"])] = [bytes.fromhex(md5) for md5 in raw["md5"]]
+        done: dict[Part, list[bytes]] = {}
+        try:
+            for line in lines[1:-1]:  # what follows the last newline was torn by a kill
+                raw = json.loads(line)
+                done[Part(raw["start"], raw["length"])] = [bytes.fromhex(md5) for md5 in raw["md5"]]
+        except (ValueError, KeyError, TypeError):
+            pass  # a power loss, or a full disk, can also tear a line amid others: what comes before it holds
         return done
 
     def _rewrite_journal(self) -> None:

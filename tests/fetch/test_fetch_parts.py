@@ -141,6 +141,21 @@ def test_a_line_torn_by_a_kill_is_ignored(torn: bytes, tmp_path: Path) -> None:
     third.close()
 
 
+@pytest.mark.parametrize("torn", [b"\0" * 40, b'{"start": 4, "le', b"[]"], ids=["zeros", "half", "foreign"])
+def test_a_line_torn_amid_others_costs_only_what_follows(torn: bytes, tmp_path: Path) -> None:
+    """Symptom: after a power loss or a full disk the journal could not be read, and every next try failed at it."""
+    staged = tmp_path / "a.part"
+    first = PartialFile(staged, size=8, identity="v1")
+    first.record(PARTS[0], [])
+    first.close()
+    with journal_path(staged).open("ab") as journal:
+        journal.write(torn + b'\n{"start": 4, "length": 4, "md5": []}\n')
+    second = PartialFile(staged, size=8, identity="v1")
+    assert second.finished(PARTS[0]) == []
+    assert second.finished(PARTS[1]) is None
+    second.close()
+
+
 @pytest.mark.parametrize(
     "journal", [b"", b"\0" * 100, b"[]\n", json.dumps({"size": 8, "identity": "v0"}).encode() + b"\n"]
 )

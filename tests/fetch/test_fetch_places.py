@@ -124,7 +124,7 @@ class FakeHub:
 
 def fetch_from(fake: FakeHub, folder: Path, uri: str = "hf://org/name") -> None:
     flags = FetchFlags(uri=uri, destination=str(folder), keep_free="0")
-    Fetch(flags, env={}, telemetry=Telemetry("hf"), connect_hub=lambda endpoint: fake).run()
+    Fetch(flags, env={}, telemetry=Telemetry("hf"), connect_hub=lambda endpoint, token: fake).run()
 
 
 def test_a_hub_model_is_verified_marked_and_not_fetched_twice(tmp_path: Path) -> None:
@@ -162,6 +162,21 @@ def test_a_hub_that_goes_away_mid_way_is_not_taken_for_a_whole_model(tmp_path: P
 def test_hub_errors_are_ours(raised: Exception, expected: type[FetchError], tmp_path: Path) -> None:
     with pytest.raises(expected):
         fetch_from(FakeHub({}, error=raised), tmp_path)
+
+
+def test_the_token_of_a_mounted_secret_reaches_the_hub(tmp_path: Path) -> None:
+    """Symptom: storage.secretRef of a gated hf:// model was mounted, and then nobody read it."""
+    tokens: list[str | None] = []
+    (tmp_path / "HF_TOKEN").write_text("hf_mounted\n")
+
+    def connect(endpoint: str | None, token: str | None) -> FakeHub:
+        tokens.append(token)
+        return FakeHub({"config.json": b"{}"})
+
+    for secret, env in ((str(tmp_path), {}), (None, {"HF_TOKEN": "hf_env"}), (None, {})):
+        flags = FetchFlags(uri="hf://org/name", destination=str(tmp_path), keep_free="0", credentials_dir=secret)
+        Fetch(flags, env=env, telemetry=Telemetry("hf"), connect_hub=connect).run()
+    assert tokens == ["hf_mounted", "hf_env", None]
 
 
 @pytest.mark.parametrize("name", ["a", "../b", "a/b/c", "a/"])
