@@ -27,6 +27,11 @@ class OperatorMetrics:
         self._services = Gauge(services.name, services.help, services.labels, registry=self.registry)
         self._ready: dict[tuple[str, str], str] = {}
 
+    @property
+    def services(self) -> frozenset[tuple[str, str]]:
+        """Namespace and name of those that were there when last looked at."""
+        return frozenset(self._ready)
+
     def wrote(self, kind: str, verb: str) -> None:
         self.writes.labels(kind, verb).inc()
 
@@ -41,10 +46,9 @@ class OperatorMetrics:
 
 
 class Pulse:
-    """Alive while the worker loop finishes rounds; a leader also has to get through reconciles.
+    """Alive while reconciles end. Only silence counts, not failure: a restart does not mend an API server that is away.
 
-    A round is a resync: it lists the services and so fails when the API server is away, which a restart would not
-    mend. Therefore only silence counts, not failure.
+    Where there is nothing to reconcile (no service, no lease, no CRD), each look for it is the sign of life.
     """
 
     def __init__(self, limit_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,7 +73,7 @@ async def serving(metrics: OperatorMetrics, pulse: Pulse, host: str, port: int) 
     """Yields the port listened on. Raises `OSError` when it is taken."""
 
     async def live(request: web.Request) -> web.Response:
-        return web.Response(status=200 if pulse.alive else 503, text=f"last reconcile round {pulse.age_s:.0f} s ago\n")
+        return web.Response(status=200 if pulse.alive else 503, text=f"last reconcile {pulse.age_s:.0f} s ago\n")
 
     async def ready(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

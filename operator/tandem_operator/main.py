@@ -92,26 +92,13 @@ async def _lead(
     client: Client, installation: Installation, flags: OperatorFlags, metrics: OperatorMetrics, pulse: Pulse
 ) -> None:
     queue: WorkQueue[Key] = WorkQueue()
-    known: set[Key] = set()
     reconciler = Reconciler(client, installation)
-
-    def changed(namespace: str, name: str) -> None:
-        known.add((namespace, name))
-        queue.add((namespace, name))
-
-    def resync() -> None:
-        # With nothing to look after, the round itself is the sign of life.
-        if not known:
-            pulse.beat()
-        for key in known:
-            queue.add(key)
-
     await _crd_served(client, pulse)
     async with asyncio.TaskGroup() as tasks:
-        helpers = [tasks.create_task(every(flags.resync, resync))]
-        helpers += [tasks.create_task(work(queue, reconciler, known, metrics, pulse)) for _ in range(flags.workers)]
+        helpers = [tasks.create_task(resync(client, queue, flags, metrics, pulse))]
+        helpers += [tasks.create_task(work(queue, reconciler, metrics, pulse)) for _ in range(flags.workers)]
         # kopf has signal handlers of its own, so SIGTERM ends the watch first.
-        await watch(changed, flags.namespace)
+        await watch(lambda namespace, name: queue.add((namespace, name)), flags.namespace)
         for helper in helpers:
             helper.cancel()
 
@@ -131,9 +118,30 @@ async def _crd_served(client: Client, pulse: Pulse) -> None:
         await asyncio.sleep(CRD_S)
 
 
-async def work(
-    queue: WorkQueue[Key], reconciler: Reconciler, known: set[Key], metrics: OperatorMetrics, pulse: Pulse
+async def resync(
+    client: Client, queue: WorkQueue[Key], flags: OperatorFlags, metrics: OperatorMetrics, pulse: Pulse
 ) -> None:
+    """Has every service looked at again and again. Events only make it quicker: one that never came costs a round."""
+    while True:
+        await asyncio.sleep(flags.resync)
+        try:
+            keys = {key for namespace in flags.namespace or (None,) for key in await _services(client, namespace)}
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.warning("services cannot be listed: %s: %s", type(error).__name__, error)
+            keys = set()
+        for key in keys | metrics.services:
+            queue.add(key)
+        # With nothing to look after, the round itself is the sign of life.
+        if not keys:
+            pulse.beat()
+
+
+async def _services(client: Client, namespace: str | None) -> list[Key]:
+    found = await client.list(INFERENCE_SERVICE, namespace)
+    return [(item["metadata"]["namespace"], item["metadata"]["name"]) for item in found]
+
+
+async def work(queue: WorkQueue[Key], reconciler: Reconciler, metrics: OperatorMetrics, pulse: Pulse) -> None:
     while True:
         key = await queue.take()
         began = time.perf_counter()
@@ -150,8 +158,6 @@ async def work(
         else:
             queue.done(key, again=outcome.again)
             metrics.saw(key, outcome.ready)
-            if outcome.ready is None:
-                known.discard(key)
         metrics.seconds.observe(time.perf_counter() - began)
         pulse.beat()
 

@@ -24,8 +24,6 @@ from tandem_operator.status.report import halted_status, status
 BUSY_S = 5.0
 """Pods are not watched; while a service is not in its wanted state it is looked at this often."""
 REFUSED_S = 30.0
-REFUSALS = frozenset({400, 403, 422})
-"""Answers of the API server that waiting alone does not change: an invalid affinity, a quota, a missing right."""
 REDISCOVER_S = 300.0
 """How long the answer to whether the cluster has PodMonitors is believed."""
 
@@ -58,7 +56,7 @@ class Reconciler:
         except NameTaken as error:
             new, again = self._halted("NameTaken", error, body, previous), REFUSED_S
         except ApiError as error:
-            if error.status not in REFUSALS:
+            if not error.lasts:
                 raise
             new, again = self._halted("ChildRefused", error, body, previous), REFUSED_S
         if new != previous:

@@ -58,6 +58,10 @@ async def everything_asked(kubeconfig: Path) -> set[Right]:
             if edited["spec"]:
                 await cluster.put({**edited, "spec": {**edited["spec"], "updateStrategy": {"type": "RollingUpdate"}}})
         await reconciler.reconcile("default", "chat")
+        # One that is found by its name only.
+        bare = cluster.all("StatefulSet")[0]
+        await cluster.put({**bare, "metadata": {**bare["metadata"], "labels": {}}})
+        await settle()
         # Pods of the broken image stay pending, which only events explain.
         for change in (("decode.replicas", 2), ("decode.template.image", "broken:1")):
             await cluster.put({**made, "spec": body_of(change)["spec"]})

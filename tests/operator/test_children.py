@@ -15,6 +15,7 @@ from tandem_contract.flags import GatewayFlags, ServeFlags, parse
 from tandem_operator.api.service import MAX_NAME, InvalidSpec
 from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.model import plan_model
+from tandem_operator.plan.observed import SHAPE
 from tandem_operator.platform import LoadBalancer, Platform, RdmaDevices
 
 KUBERNETES = "1.34"
@@ -225,6 +226,30 @@ def test_upgraded_operator_leaves_running_pods_alone() -> None:
     assert {c["spec"]["containers"][0]["image"] for c in pod_templates(changed.children)} >= {"tandem-runtime:2"}
 
 
+@pytest.mark.parametrize(
+    ("change", "changes"),
+    [
+        (("gateway.ui", False), True),
+        (("gateway.strategy", "RoundRobin"), True),
+        (("gateway.auth.apiKeySecretRef", {"name": "keys"}), True),
+        (("gateway.template.labels", {"team": "a"}), True),
+        (("restartedAt", "now"), True),
+        (("gateway.replicas", 3), False),
+        (("gateway.service.exposeMetrics", False), False),
+    ],
+)
+def test_gateways_are_replaced_by_what_they_see_and_nothing_else(change: tuple[str, Any], changes: bool) -> None:
+    """Symptom: ui, once the gateway was there, changed nothing, because the recorded template was kept."""
+    first = plan(service()).children
+    before, after = (
+        child(children, "Deployment", "chat-gateway")
+        for children in (first, plan(service(change), observed(first)).children)
+    )
+    assert (before["metadata"]["annotations"][SHAPE] != after["metadata"]["annotations"][SHAPE]) == changes
+    (gateway,) = containers(after["spec"]["template"])
+    assert ("--no-ui" in gateway["args"]) == (change[0] == "gateway.ui")
+
+
 def test_hand_edited_template_is_restored_from_its_record() -> None:
     before = plan(service())
     edited = observed(before.children)
@@ -276,3 +301,14 @@ def test_a_download_reserves_no_more_than_its_engine() -> None:
     assert {pod["containers"][0]["resources"]["requests"]["cpu"] for pod in pods} > {"20m"}
     for pod in pods:
         assert pod["initContainers"][0]["resources"]["requests"] == pod["containers"][0]["resources"]["requests"]
+
+
+def test_a_download_has_the_limits_of_its_engine_but_no_devices() -> None:
+    """Symptom: no pod could be Guaranteed, and a namespace with a quota of limits refused all of them."""
+    limits = {"cpu": "4", "memory": "16Gi"}
+    (decode,) = engine_sets(plan(service(("decode.template.resources.limits", limits))), "decode")
+    fetch, engine = containers(decode["spec"]["template"])
+    assert fetch["resources"]["limits"] == limits
+    assert engine["resources"]["limits"] == {**limits, "nvidia.com/gpu": "2"}
+    (prefill,) = engine_sets(plan(service()), "prefill")
+    assert "limits" not in containers(prefill["spec"]["template"])[0]["resources"]

@@ -162,6 +162,15 @@ async def test_second_operator_waits_for_the_lease_and_takes_over(rig: Rig) -> N
     assert await second.stop() == 0, second.log
 
 
+async def test_service_whose_event_never_came_is_found_by_the_next_round(rig: Rig) -> None:
+    process = await rig.start("--resync=1")
+    watched = ("watch", "serving.tandem.dev", "inferenceservices")
+    await eventually(lambda: watched in rig.cluster.asked, lambda: "\n".join(process.log))
+    rig.cluster.deaf.add("inferenceservices")
+    await rig.cluster.put(GOOD)
+    await rig.becomes_ready(process)
+
+
 async def test_operator_waits_for_the_crd(rig: Rig) -> None:
     """Symptom: `helm install` brought the CRD a moment later than the operator, which then never saw a service."""
     rig.cluster.absent.add("inferenceservices")

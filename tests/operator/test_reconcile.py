@@ -12,6 +12,7 @@ from support.fake_cluster import FakeCluster, Object
 from support.infsvc import INSTALLATION, NOW
 from tandem_contract import labels
 from tandem_operator.cluster.client import ApiError, Client
+from tandem_operator.cluster.kinds import STATEFUL_SET
 from tandem_operator.reconcile import Reconciler
 
 
@@ -20,11 +21,11 @@ class Operator:
 
     def __init__(self, cluster: FakeCluster, client: Client) -> None:
         self.cluster = cluster
-        self._client = client
+        self.client = client
         self.now = NOW
 
     async def reconcile(self) -> None:
-        await Reconciler(self._client, INSTALLATION, clock=lambda: self.now).reconcile("default", "chat")
+        await Reconciler(self.client, INSTALLATION, clock=lambda: self.now).reconcile("default", "chat")
 
     async def settle(self, rounds: int = 40) -> int:
         """Reconciles and lets pods run until nothing changes; rounds it took."""
@@ -128,6 +129,45 @@ async def test_hand_edited_and_deleted_children_come_back(operator: Operator) ->
     specs = [{key: thing.get("spec") for key, thing in objects.items() if key[0] != "events"} for objects in
              (before, operator.cluster.objects)]  # fmt: skip
     assert specs[0] == specs[1]
+
+
+@pytest.mark.parametrize("role", ["prefill", "gateway"])
+async def test_misspelt_affinity_is_told_and_not_dropped(operator: Operator, role: str) -> None:
+    """Symptom: made by POST, a set went without the affinity; applied, its service was tried again without a word."""
+    await change(operator, (f"{role}.template.affinity", {"nodeAfinity": {}}))
+    await operator.reconcile()
+    assert operator.condition("Ready")["reason"] == "ChildRefused"
+    assert "affinity.nodeAfinity" in operator.condition("Ready")["message"]
+    await change(operator)
+    await operator.settle()
+    assert operator.condition("Ready")["status"] == "True"
+
+
+async def test_set_that_lost_its_labels_is_found_again(operator: Operator) -> None:
+    """Symptom: not found by label, the set was made again, and the service ended in NameTaken for good."""
+    await operator.settle()
+    before = copy.deepcopy(operator.cluster.all("StatefulSet"))
+    bare = copy.deepcopy(before[0])
+    bare["metadata"]["labels"] = {}
+    await operator.cluster.put(bare)
+    await operator.settle()
+    assert [{**s["metadata"], "resourceVersion": ""} for s in operator.cluster.all("StatefulSet")] == [
+        {**s["metadata"], "resourceVersion": ""} for s in before
+    ]
+    assert operator.condition("Ready")["status"] == "True"
+
+
+async def test_former_leader_deletes_nothing_that_changed_since_it_looked(operator: Operator) -> None:
+    """A paused operator wanted to remove an old, empty set, which a revert had brought back to work meanwhile."""
+    await operator.settle()
+    seen = copy.deepcopy(operator.cluster.all("StatefulSet")[0])
+    revived = copy.deepcopy(seen)
+    revived["spec"]["replicas"] += 1
+    await operator.cluster.put(revived)
+    with pytest.raises(ApiError) as refused:
+        await operator.client.delete(STATEFUL_SET, seen)
+    assert refused.value.status == 409
+    assert operator.cluster.get("StatefulSet", seen["metadata"]["name"]) is not None
 
 
 async def test_field_taken_out_of_the_spec_is_taken_out_of_the_child(operator: Operator) -> None:

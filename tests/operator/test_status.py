@@ -27,7 +27,9 @@ class Cluster:
             child["metadata"] |= {"generation": 1, "uid": "u", "creationTimestamp": THEN}
             if child["kind"] == "Deployment":
                 count = child["spec"]["replicas"]
-                child["status"] = {"observedGeneration": 1, "readyReplicas": count, "updatedReplicas": count}
+                child["status"] = {"observedGeneration": 1} | dict.fromkeys(
+                    ("replicas", "readyReplicas", "updatedReplicas"), count
+                )
         self.pods = {
             role: [pod for made in engine_sets_of(self.children, role) for pod in pods_of(made, **FETCHED)]
             for role in ("prefill", "decode")
@@ -93,6 +95,16 @@ def crash_loop(cluster: Cluster) -> None:
     engine(cluster, "decode", {"waiting": {"reason": "CrashLoopBackOff"}}, ended)
 
 
+def container_refused(cluster: Cluster) -> None:
+    """Symptom: a pod that the container runtime refused was "Starting" for ever."""
+    engine(cluster, "decode", {"waiting": {"reason": "CreateContainerError", "message": "no such device /dev/uverbs0"}})
+
+
+def container_ends(cluster: Cluster) -> None:
+    waiting = {"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting failed container"}
+    engine(cluster, "decode", {"waiting": waiting}, {"terminated": {"exitCode": 0, "reason": "Completed"}})
+
+
 def out_of_memory(cluster: Cluster) -> None:
     engine(cluster, "prefill", {"terminated": {"exitCode": 137, "reason": "OOMKilled"}})
 
@@ -138,6 +150,11 @@ def gateway_updating(cluster: Cluster) -> None:
     cluster.child("Deployment")["metadata"]["generation"] = 2
 
 
+def gateway_rolling(cluster: Cluster) -> None:
+    """Symptom: READY while the last new gateway was starting, because an old one was still counted as ready."""
+    cluster.child("Deployment")["status"]["replicas"] = 3
+
+
 def gateway_key_missing(cluster: Cluster) -> None:
     gateway_down(cluster)
     for pod in cluster.pods["gateway"]:
@@ -162,6 +179,9 @@ CASES: list[tuple[Callable[[Cluster], None], dict[str, tuple[str, str]], str]] =
                      "PrefillReady": ("True", "AllReady"), "Degraded": ("True", "ImagePullFailed")},
      "tandem-runtime:9"),
     (crash_loop, {"Ready": ("False", "ContainerFailed"), "ModelReady": ("True", "Available")}, "CUDA out of memory"),
+    (container_refused, {"Ready": ("False", "ContainerNotStarted"), "Degraded": ("True", "ContainerNotStarted")},
+     "CreateContainerError: no such device /dev/uverbs0"),
+    (container_ends, {"Ready": ("False", "ContainerNotStarted")}, "back-off 5m0s"),
     (out_of_memory, {"PrefillReady": ("False", "ContainerFailed")}, "raise template.resources.limits.memory"),
     (no_gpu, {"Ready": ("False", "Unschedulable"), "Degraded": ("True", "Unschedulable")},
      "2 Insufficient nvidia.com/gpu"),
@@ -172,6 +192,7 @@ CASES: list[tuple[Callable[[Cluster], None], dict[str, tuple[str, str]], str]] =
     (pod_leaving, {"Ready": ("False", "Starting"), "DecodeReady": ("False", "Starting")}, "0 of 1 pods"),
     (gateway_down, {"Ready": ("False", "NoGatewayReady"), "GatewayReady": ("False", "NoGatewayReady")}, "0 of 2"),
     (gateway_updating, {"Ready": ("False", "Updating"), "GatewayReady": ("False", "Updating")}, "2 of 2"),
+    (gateway_rolling, {"Ready": ("False", "Updating"), "GatewayReady": ("False", "Updating")}, "2 of 2"),
     (gateway_key_missing, {"GatewayReady": ("False", "ConfigMissing"), "Degraded": ("True", "ConfigMissing")},
      "no key"),
 ]  # fmt: skip

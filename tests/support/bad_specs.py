@@ -148,6 +148,8 @@ BAD = [
     bad("volume of no kind", "set exactly one of hostPath, persistentVolumeClaim", (f"{T}.volumes", [{"name": "v"}])),
     bad("volume with the operator's name", "are the operator's; rename it",
         (f"{T}.volumes", [{"name": "model", "emptyDir": {}}])),
+    bad("volume with the name of the keys", "are the operator's; rename it",
+        ("gateway.template.volumes", [{"name": "api-keys", "emptyDir": {}}])),
     bad("mount without volume", "must name an entry of template.volumes",
         (f"{T}.volumeMounts", [{"name": "v", "mountPath": "/v"}])),
     bad("mount over the models", "are the operator's; mount it elsewhere",
@@ -189,6 +191,9 @@ GOOD_SPECS = {
         ("decode.template.env", [{"name": "VEPFS_MODEL_PATH", "value": "/vepfs/q"}]),
     ),
     "claim": uri("pvc://models/Qwen3-32B", ("model.region", None)),
+    "environment that only sounds like a credential": service(
+        (f"{T}.env", [{"name": "TOKENIZERS_PARALLELISM", "value": "false"}]),
+    ),
     "hub": uri("hf://Qwen/Qwen3-32B", ("model.revision", "main")),
     "autoscaled": service(
         ("decode.scaling", {"minReplicas": 1, "maxReplicas": 8, "targets": [{"metric": "cpu", "average": 80}]})

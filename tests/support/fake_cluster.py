@@ -1,7 +1,7 @@
 """An API server in this process: storage, list, watch, server-side apply by field manager, and StatefulSets that run.
 
 Over real HTTP. Faithful in what the operator relies on: resourceVersion conflicts, generations, what apply removes,
-cascading deletion. No admission, no schemas.
+cascading deletion, what becomes of unknown fields (of affinities). No admission, no other schemas.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class FakeCluster:
         """Verb, API group, and resource (or resource/subresource) of all requests, as authorization sees them."""
         self.refuse: dict[tuple[str, str], int] = {}
         """Status with which the next request of that method and plural is answered."""
+        self.deaf: set[str] = set()
+        """Plurals whose watches tell nothing any more."""
         self.url = ""
         self._version = 100
         self._applied: dict[tuple[tuple[str, str, str], str], Object] = {}
@@ -153,9 +155,14 @@ class FakeCluster:
         if request.method == "DELETE":
             if current is None:
                 return _status(404, "NotFound")
+            if not body.get("preconditions", {}).items() <= current["metadata"].items():
+                return _status(409, "Conflict")
             await self._remove(key)
             return _status(200, "Success")
         if request.content_type == "application/apply-patch+yaml":
+            if unknown := _unknown_field(body):
+                # As it is in 1.34: no reason, and not the client's fault.
+                return _status(500, "", f"failed to create typed patch object: {unknown}: field not declared in schema")
             return web.json_response(await self._apply(key, body, request.query["fieldManager"]))
         if current is None:
             return _status(404, "NotFound")
@@ -174,6 +181,10 @@ class FakeCluster:
             return refused
         if key in self.objects:
             return _status(409, "AlreadyExists")
+        if unknown := _unknown_field(body):
+            if request.query.get("fieldValidation") == "Strict":
+                return _status(400, "BadRequest", f'strict decoding error: unknown field "{unknown[1:]}"')
+            del body["spec"]["template"]["spec"]["affinity"][unknown.rpartition(".")[2]]
         return web.json_response(await self._store(key, body), status=201)
 
     async def _apply(self, key: tuple[str, str, str], body: Object, manager: str) -> Object:
@@ -244,7 +255,7 @@ class FakeCluster:
         while True:
             async with self._changed:
                 for version, event, plural, thing in self._log:
-                    if version > since and plural == request.match_info["plural"]:
+                    if version > since and plural == request.match_info["plural"] and plural not in self.deaf:
                         await response.write(json.dumps({"type": event, "object": thing}).encode() + b"\n")
                 since = self._version
                 await self._changed.wait()
@@ -308,8 +319,15 @@ def _pod(workload: Object, name: str, works: bool) -> Object:
     }
 
 
-def _status(code: int, reason: str) -> web.Response:
-    return web.json_response({"kind": "Status", "code": code, "reason": reason, "message": reason}, status=code)
+def _status(code: int, reason: str, message: str = "") -> web.Response:
+    status = {"kind": "Status", "code": code, "reason": reason, "message": message or reason}
+    return web.json_response(status, status=code)
+
+
+def _unknown_field(thing: Object) -> str | None:
+    affinity = thing.get("spec", {}).get("template", {}).get("spec", {}).get("affinity", {})
+    unknown = affinity.keys() - {"nodeAffinity", "podAffinity", "podAntiAffinity"}
+    return f".spec.template.spec.affinity.{min(unknown)}" if unknown else None
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -53,7 +53,7 @@ class EnvVar(ApiModel):
             "template.env[].name: POD_NAME, POD_IP and TANDEM_TICKET_KEY_FILE are set by the operator; remove it",
         ),
         Rule(
-            "!has(self.value) || !self.name.matches('(TOKEN|SECRET|PASSWORD|ACCESS_KEY)')",
+            "!has(self.value) || !self.name.matches('(^|_)(TOKEN|SECRET|PASSWORD|ACCESS_KEY)(_|$)')",
             "template.env[].value: credentials belong into a Secret; use valueFrom.secretKeyRef",
         ),
     )
@@ -112,8 +112,9 @@ class Volume(ApiModel):
             "template.volumes[]: set exactly one of hostPath, persistentVolumeClaim, configMap, secret and emptyDir",
         ),
         Rule(
-            "!(self.name in ['model', 'ticket-key', 'credentials', 'shm', 'tmp'])",
-            "template.volumes[].name: model, ticket-key, credentials, shm and tmp are the operator's; rename it",
+            "!(self.name in ['model', 'ticket-key', 'api-keys', 'credentials', 'shm', 'tmp'])",
+            "template.volumes[].name: model, ticket-key, api-keys, credentials, shm and tmp are the operator's; "
+            "rename it",
         ),
     )
 

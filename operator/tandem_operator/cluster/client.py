@@ -31,6 +31,12 @@ class ApiError(RuntimeError):
         self.reason = reason
         self.message = message
 
+    @property
+    def lasts(self) -> bool:
+        """Whether waiting alone does not change the answer: an invalid affinity, a quota, a missing right."""
+        # An apply with a field that its kind does not have is answered with a bare 500.
+        return self.status in (400, 403, 422) or "field not declared in schema" in self.message
+
 
 class NoCredentials(RuntimeError):
     """Neither a service account nor a kubeconfig is at hand."""
@@ -72,7 +78,7 @@ class Client:
                 return None
             raise
 
-    async def list(self, kind: Kind, namespace: str, **query: str) -> list[Manifest]:
+    async def list(self, kind: Kind, namespace: str | None, **query: str) -> list[Manifest]:
         found = await self._request("GET", kind.collection(namespace), query)
         items: list[Manifest] = found["items"]
         return items
@@ -89,7 +95,9 @@ class Client:
 
     async def create(self, kind: Kind, manifest: Manifest) -> Manifest:
         path = kind.collection(manifest["metadata"]["namespace"])
-        made = await self._request("POST", path, {"fieldManager": MANAGER}, manifest)
+        # Unless it is asked to be strict, the server drops fields that it does not know without a word.
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
+        made = await self._request("POST", path, query, manifest)
         self._wrote(kind.kind, "create")
         return made
 
@@ -116,8 +124,10 @@ class Client:
         return await self._request("PUT", kind.path(meta["namespace"], meta["name"]), None, manifest)
 
     async def delete(self, kind: Kind, current: Manifest) -> None:
+        """Raises `ApiError` 409 when someone changed the object since `current` was read."""
         meta = current["metadata"]
-        options = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background"}
+        seen = {key: meta[key] for key in ("uid", "resourceVersion")}
+        options = {"preconditions": seen, "propagationPolicy": "Background"}
         try:
             await self._request("DELETE", kind.path(meta["namespace"], meta["name"]), None, options)
         except ApiError as error:

@@ -13,9 +13,11 @@ class Kind:
     kind: str
     plural: str
 
-    def collection(self, namespace: str) -> str:
+    def collection(self, namespace: str | None) -> str:
+        """`namespace` None: of all namespaces."""
         prefix = "/apis/" if "/" in self.api_version else "/api/"
-        return f"{prefix}{self.api_version}/namespaces/{namespace}/{self.plural}"
+        within = "" if namespace is None else f"namespaces/{namespace}/"
+        return f"{prefix}{self.api_version}/{within}{self.plural}"
 
     def path(self, namespace: str, name: str) -> str:
         return f"{self.collection(namespace)}/{name}"

@@ -34,7 +34,7 @@ async def write_children(client: Client, observed: Observed, desired: Iterable[M
     for child in desired:
         current = observed.get(child["kind"], child["metadata"]["name"])
         if child["kind"] == STATEFUL_SET.kind:
-            wrote |= await _write_set(client, current, child)
+            wrote |= await _write_set(client, current, child, uid)
         else:
             wrote |= await _write(client, current, child, uid)
     return wrote
@@ -54,19 +54,13 @@ async def _write(client: Client, current: Manifest | None, child: Manifest, uid:
     return True
 
 
-async def _write_set(client: Client, current: Manifest | None, child: Manifest) -> bool:
+async def _write_set(client: Client, current: Manifest | None, child: Manifest, uid: str) -> bool:
     """Replicas are written on their own, so that giving them up to an autoscaler does not reset them to 1."""
     if current is None:
-        try:
-            await client.create(STATEFUL_SET, child)
-        except ApiError as error:
-            if error.reason == "AlreadyExists":
-                name = child["metadata"]["name"]
-                raise NameTaken(f"StatefulSet {name} exists and is not ours: rename the InferenceService") from error
-            raise
+        await _make_set(client, child, uid)
         return True
     replicas = child["spec"].get("replicas")
-    shape = {**child, "spec": {key: value for key, value in child["spec"].items() if key != "replicas"}}
+    shape = {**child, "spec": _without_replicas(child)}
     wrote = not covers(current, shape)
     if wrote:
         current = await client.apply(STATEFUL_SET, shape)
@@ -74,6 +68,27 @@ async def _write_set(client: Client, current: Manifest | None, child: Manifest) 
         await client.scale(STATEFUL_SET, current, replicas)
         wrote = True
     return wrote
+
+
+async def _make_set(client: Client, child: Manifest, uid: str) -> None:
+    try:
+        await client.create(STATEFUL_SET, child)
+    except ApiError as error:
+        if error.reason != "AlreadyExists":
+            raise
+        meta = child["metadata"]
+        there = await client.get(STATEFUL_SET, meta["namespace"], meta["name"])
+        if there is None or not owned(there, uid):
+            raise NameTaken(
+                f"StatefulSet {meta['name']} exists and is not ours: rename it or the InferenceService"
+            ) from error
+        # Ours without the labels by which it is found, or made a moment ago. The next look decides on all the rest.
+        found_again = {**meta, "annotations": there["metadata"].get("annotations", {})}
+        await client.apply(STATEFUL_SET, {**child, "metadata": found_again, "spec": _without_replicas(there)})
+
+
+def _without_replicas(manifest: Manifest) -> Manifest:
+    return {key: value for key, value in manifest["spec"].items() if key != "replicas"}
 
 
 def stamped(child: Manifest) -> Manifest:

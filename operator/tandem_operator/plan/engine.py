@@ -24,6 +24,7 @@ from tandem_operator.plan.pods import (
     pod_template,
     resources,
     serving,
+    without_devices,
 )
 from tandem_operator.plan.ticket_keys import FILE
 from tandem_operator.platform import RdmaDevices
@@ -123,7 +124,7 @@ def engine_template(
         role,
         template,
         container=engine,
-        init_containers=[_fetch(spec, model, installation, engine["resources"]["requests"])],
+        init_containers=[_fetch(spec, model, installation, engine["resources"])],
         volumes=volumes,
         labels_={labels.REVISION: revision},
         annotations={"kubectl.kubernetes.io/default-container": "engine", **networks},
@@ -188,7 +189,7 @@ class _Parser(argparse.ArgumentParser):
         raise FlagError(message)
 
 
-def _fetch(spec: RoleSpec, model: ModelPlan, installation: Installation, requests: Manifest) -> Manifest:
+def _fetch(spec: RoleSpec, model: ModelPlan, installation: Installation, engine: Manifest) -> Manifest:
     mount = {"name": "model", "mountPath": MODELS} | ({"subPath": model.sub_path} if model.sub_path else {})
     mounts: list[Manifest] = [mount | ({} if model.downloads else {"readOnly": True})]
     if model.credentials:
@@ -201,7 +202,8 @@ def _fetch(spec: RoleSpec, model: ModelPlan, installation: Installation, request
         env_=[("HOME", "/tmp")],
         mounts=mounts,
         # A pod needs the larger of what its init container and its engine ask for: so the download adds nothing.
-        resources={"requests": {name: requests[name] for name in ("cpu", "memory")}},
+        # Without limits no pod would be Guaranteed, and a quota of limits would refuse them all.
+        resources=without_devices(engine),
     )
     if model.downloads and "hostPath" in model.volume:
         # The kubelet makes the folder for root; root without capabilities can write there and nowhere else.

@@ -18,6 +18,9 @@ ROLE = "gateway"
 STARTUP_S = 3600
 """A gateway is ready once a decode pod is; until then it waits for the model like everyone else."""
 
+_NOT_SHAPING = {"replicas", "service"}
+"""Fields of `spec.gateway` that pods do not see."""
+
 
 def gateway_children(
     service: Service, installation: Installation, deployed: Manifest | None, exposed: Manifest | None
@@ -148,6 +151,6 @@ def gateway_template(service: Service, installation: Installation) -> Manifest:
 
 def _shape(service: Service) -> str:
     dump = service.spec.gateway.model_dump(mode="json", exclude_defaults=True)
-    shaping = {key: dump.get(key) for key in ("strategy", "auth", "template")}
+    shaping = {key: value for key, value in dump.items() if key not in _NOT_SHAPING}
     shaping["restarted_at"] = service.spec.restarted_at
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:8]

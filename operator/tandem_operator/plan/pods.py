@@ -152,6 +152,13 @@ def resources(template: PodTemplate, *, requests: dict[str, str], limits: dict[s
     return _filled({"requests": wanted, "limits": limits_})
 
 
+def without_devices(all_: Manifest) -> Manifest:
+    """`resources` of a container, with CPU and memory alone."""
+    return _filled(
+        {kind: {name: given[name] for name in ("cpu", "memory") if name in given} for kind, given in all_.items()}
+    )
+
+
 def _queue(template: PodTemplate) -> tuple[dict[str, str], dict[str, str]]:
     if template.queue_name is None:
         return {}, {}

@@ -50,13 +50,14 @@ class Facts:
         )
 
     @property
-    def gateway(self) -> Mapping[Literal["desired", "ready", "updated"], int]:
+    def gateway(self) -> Mapping[Literal["desired", "pods", "ready", "updated"], int]:
         deployment = self.observed.get("Deployment", names.gateway(self.service.name)) or {}
         status = deployment.get("status", {})
         # Counts of an older generation describe other pods.
         current = status.get("observedGeneration", 0) >= deployment.get("metadata", {}).get("generation", 0)
         return {
             "desired": 0 if self.service.spec.suspend else self.service.spec.gateway.replicas,
+            "pods": status.get("replicas", 0),
             "ready": status.get("readyReplicas", 0),
             "updated": status.get("updatedReplicas", 0) if current else 0,
         }

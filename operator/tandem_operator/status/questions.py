@@ -50,7 +50,7 @@ def decode_ready(facts: Facts) -> Answer:
 
 
 def gateway_ready(facts: Facts) -> Answer:
-    """At least one gateway answers, and all wanted ones are of the current shape."""
+    """All wanted gateways answer, and none of a former shape is left."""
     count = facts.gateway
     if facts.service.spec.suspend:
         return Answer("False", "Suspended", "spec.suspend is true.")
@@ -58,7 +58,7 @@ def gateway_ready(facts: Facts) -> Answer:
     if count["ready"] == 0:
         found = first_trouble(_gateway_pods(facts), facts.observed.events)
         return Answer("False", found.reason, _said(found)) if found else Answer("False", "NoGatewayReady", summary)
-    if count["updated"] < count["desired"] or count["ready"] < count["desired"]:
+    if not count["pods"] == count["updated"] == count["ready"] == count["desired"]:
         return Answer("False", "Updating", summary)
     return Answer("True", "Answering", summary)
 

@@ -66,7 +66,8 @@ def _of_container(pod: str, container: Manifest, *, fetching: bool) -> Trouble |
     elif not waiting or waiting.get("reason") in HARMLESS:
         return None
     if not last or last.get("exitCode", 0) == 0:
-        return None
+        # Never begun (CreateContainerError), or ended without an error over and over.
+        return Trouble("ContainerNotStarted", f"{waiting['reason']}: {waiting.get('message', '')}", pod, False)
     said = last.get("message", "").strip() or last.get("reason", "")
     message = f"exit code {last['exitCode']}: {said[-1000:]}"
     if last.get("reason") == "OOMKilled":
