@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import socket
 
 import pytest
 from processes.asking import completion_body, random_prompt, texts
-from support.serving import Fleet
+from support.serving import START_PATIENCE_S, Fleet
 from tandem_contract import metrics as names
 
 pytestmark = pytest.mark.processes
@@ -40,3 +41,12 @@ async def test_a_rank_that_dies_takes_its_pod_with_it(fleet: Fleet) -> None:
     pod.kill_child("tandem-rank-1")
     assert pod.wait_exit() == 1
     assert "rank 1" in pod.log()
+
+
+async def test_a_leader_that_cannot_start_takes_its_ranks_with_it(fleet: Fleet) -> None:
+    """Symptom: the pod stayed NotReady for ever and never said why, its engine waiting for ranks that waited for it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        pod = fleet.pod("decode", tensor_parallel_size=2, kv_data_port=port)
+        assert pod.wait_exit(START_PATIENCE_S) == 1
+    assert f"--kv-data-port: cannot listen on 127.0.0.1:{port}: Address already in use" in pod.log()

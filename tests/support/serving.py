@@ -76,8 +76,8 @@ class Process:
         finally:
             self.kill()
 
-    def wait_exit(self) -> int:
-        return self._popen.wait(PATIENCE_S)
+    def wait_exit(self, patience_s: float = PATIENCE_S) -> int:
+        return self._popen.wait(patience_s)
 
     def kill_child(self, name: str) -> None:
         self.child(name).kill()

@@ -212,8 +212,12 @@ class Worker:
         self._reports = ipc.pull(self._context, _from_worker(folder, rank))
         self._commands = ipc.push(self._context, _to_worker(folder, rank))
         self._lock = threading.Lock()
+        # A daemon: a leader that cannot start must not wait for ranks that wait for it.
         self._process = multiprocessing.get_context("spawn").Process(
-            target=worker_main, args=(config, rank, folder, listen, os.getpid()), name=f"tandem-rank-{rank}"
+            target=worker_main,
+            args=(config, rank, folder, listen, os.getpid()),
+            name=f"tandem-rank-{rank}",
+            daemon=True,
         )
         self._process.start()
         threading.Thread(target=self._listen, name=f"rank-{rank}", daemon=True).start()
