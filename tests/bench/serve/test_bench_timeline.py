@@ -51,6 +51,10 @@ def test_tokens_that_are_all_special_still_have_a_ttft() -> None:
     assert record.ttft == 1.0
 
 
+def test_an_empty_error_is_none() -> None:
+    assert play(text("a") | {"error": None}, USAGE | {"error": None}, b"[DONE]").ok
+
+
 def test_usage_on_the_last_choice_counts() -> None:
     assert play(text("a") | {"usage": USAGE["usage"]}, b"[DONE]").output_tokens == 2
 
@@ -66,6 +70,10 @@ def test_usage_on_the_last_choice_counts() -> None:
         ((text("a"), {"error": {"message": "boom"}}, b"[DONE]"), "error in the stream: boom"),
         ((text("a"), {"object": "error", "message": "boom"}, b"[DONE]"), "error in the stream: boom"),
         (({"error": "boom"},), "error in the stream: boom"),
+        ((b"5", b"[DONE]"), "event of an unknown shape: b'5'"),
+        (({"choices": ["a"]}, b"[DONE]"), "event of an unknown shape"),
+        (({"choices": {"text": "a"}}, b"[DONE]"), "event of an unknown shape"),
+        ((text("a"), {"usage": "two"}, b"[DONE]"), "event of an unknown shape"),
     ],
 )
 def test_what_goes_wrong_is_named(events: tuple[dict[str, Any] | bytes, ...], message: str) -> None:

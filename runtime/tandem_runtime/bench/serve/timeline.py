@@ -32,11 +32,14 @@ class StreamTimeline:
             self._done = True
             return
         try:
-            event = orjson.loads(data)
+            self._take(orjson.loads(data), now)
         except orjson.JSONDecodeError:
             self.fail(f"event is not JSON: {data[:80]!r}")
-            return
-        if "error" in event or event.get("object") == "error":
+        except (AttributeError, KeyError, TypeError, ValueError):  # another server's shapes are not ours to trust
+            self.fail(f"event of an unknown shape: {data[:80]!r}")
+
+    def _take(self, event: dict[str, Any], now: float) -> None:
+        if event.get("error") or event.get("object") == "error":
             self.fail(f"error in the stream: {error_message(event)}")
             return
         if choices := event.get("choices"):
@@ -46,7 +49,7 @@ class StreamTimeline:
             if _carries_text(choices[0]):
                 self._chunk_times.append(now)
         if usage := event.get("usage"):
-            self._usage = usage
+            self._usage = dict(usage)
 
     def fail(self, message: str) -> None:
         """The first failure is the one that is reported."""
