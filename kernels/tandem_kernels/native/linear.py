@@ -51,10 +51,14 @@ class PackedWeight:
         self, x_TK: torch.Tensor, bias_N: torch.Tensor | None = None, residual_TN: torch.Tensor | None = None
     ) -> torch.Tensor:
         """x W^T + bias + residual: [T, n], summed in fp32 and rounded once."""
-        assert x_TK.shape[1] == self._k
-        assert x_TK.is_contiguous()
-        assert residual_TN is None or residual_TN.is_contiguous()
         out_TN = torch.empty(len(x_TK), self._n, dtype=DTYPE)
+        assert x_TK.shape[1] == self._k
+        assert x_TK.dtype == DTYPE
+        assert x_TK.is_contiguous()
+        if residual_TN is not None:
+            assert residual_TN.shape == out_TN.shape
+            assert residual_TN.dtype == DTYPE
+            assert residual_TN.is_contiguous()
         self._product(
             x_TK.data_ptr(),
             self._numbers.data_ptr(),

@@ -60,3 +60,22 @@ def test_what_is_not_finite_stays_in_its_row_and_column() -> None:
     assert torch.equal(found[0, :16], torch.full((16,), 3.0, dtype=BF16))
     assert found[0, 16] == float("inf")
     assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x_TK": torch.zeros(4, 8)},
+        {"x_TK": torch.zeros(4, 7, dtype=BF16)},
+        {"x_TK": torch.zeros(8, 4, dtype=BF16).T},
+        {"residual_TN": torch.zeros(3, 20, dtype=BF16)},
+        {"residual_TN": torch.zeros(4, 20)},
+        {"residual_TN": torch.zeros(20, 4, dtype=BF16).T},
+    ],
+)
+def test_what_the_kernel_would_read_wrongly_never_reaches_it(changes: dict[str, torch.Tensor]) -> None:
+    fits = {"x_TK": torch.zeros(4, 8, dtype=BF16), "residual_TN": torch.zeros(4, 20, dtype=BF16)}
+    weight = PackedWeight(20, 8)
+    assert weight.product(**fits).shape == (4, 20)
+    with pytest.raises(AssertionError):
+        weight.product(**(fits | changes))
