@@ -84,8 +84,8 @@ class Connection(web.RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         # What comes after the first line is a drawing of where in the bytes it went wrong.
-        reason = exc.message.partition("\n")[0].rstrip(":")
-        log.info("no request, from %s: %s", request.remote, reason[:_MAX_LOGGED])
+        reason = ascii(exc.message.partition("\n")[0].rstrip(":"))[1:-1][:_MAX_LOGGED]
+        log.info("no request, from %s: %s", request.remote, reason)
         if isinstance(exc, LineTooLong) or reason.startswith("Too many headers"):
             status = 431
             text = (
@@ -94,7 +94,7 @@ class Connection(web.RequestHandler):
             )
             code = "headers_too_large"
         else:
-            text = f"This is no HTTP request: {reason[:_MAX_LOGGED]}."
+            text = f"This is no HTTP request: {reason}."
             code = "malformed_request"
         error = {"message": text, "type": "invalid_request_error", "param": None, "code": code}
         self._refused = True

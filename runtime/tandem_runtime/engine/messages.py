@@ -73,6 +73,7 @@ class Choices(msgspec.Struct, frozen=True, tag=True):
     def of(cls, requests: Sequence[EngineRequest]) -> Choices:
         """`requests` as `to_engine_requests` makes them: the others come after the first one and have no tickets."""
         first, *others = requests
+        assert all(other.after == first.request_id and not other.tickets for other in others)
         return cls(
             first,
             [

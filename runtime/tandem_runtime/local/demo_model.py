@@ -31,7 +31,7 @@ def demo_model(cache: Path) -> Path:
 
 
 def _fetch_and_convert(out: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=out.parent) as name:
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=out) as name:
         download = Path(name)
         print(f"Fetching the demo model {NAME} (93 MB, once)", file=sys.stderr, flush=True)
         _download(download)
