@@ -138,6 +138,19 @@ def pod_gone(cluster: Cluster) -> None:
     cluster.pods["prefill"].clear()
 
 
+def node_lost(cluster: Cluster) -> None:
+    """Symptom: of a pod on a lost node the status said "Starting", and nothing was Degraded."""
+    pod = cluster.pods["decode"][0]
+    pod["spec"] = {"nodeName": "gpu-7"}
+    unready(pod, {"type": "ContainersReady", "status": "True"})
+
+
+def gate_closed(cluster: Cluster) -> None:
+    pod = cluster.pods["decode"][0]
+    unready(pod, {"type": "ContainersReady", "status": "True"})
+    pod["status"]["conditions"][0]["reason"] = "ReadinessGatesNotReady"
+
+
 def pod_leaving(cluster: Cluster) -> None:
     cluster.pods["decode"][0]["metadata"]["deletionTimestamp"] = THEN
 
@@ -189,6 +202,9 @@ CASES: list[tuple[Callable[[Cluster], None], dict[str, tuple[str, str]], str]] =
     (missing_secret, {"Ready": ("False", "PodNotStarting")}, 'secret "tos-cred" not found'),
     (starting, {"Ready": ("False", "Starting"), "Degraded": ("False", "Healthy")}, "0 of 1 pods"),
     (pod_gone, {"Ready": ("False", "Scaling"), "Progressing": ("True", "Scaling")}, "0 of 1 pods"),
+    (node_lost, {"Ready": ("False", "NodeLost"), "Degraded": ("True", "NodeLost")},
+     "node gpu-7 does not answer; if it is gone for good, kubectl delete node gpu-7"),
+    (gate_closed, {"Ready": ("False", "Starting"), "Degraded": ("False", "Healthy")}, "0 of 1 pods"),
     (pod_leaving, {"Ready": ("False", "Starting"), "DecodeReady": ("False", "Starting")}, "0 of 1 pods"),
     (gateway_down, {"Ready": ("False", "NoGatewayReady"), "GatewayReady": ("False", "NoGatewayReady")}, "0 of 2"),
     (gateway_updating, {"Ready": ("False", "Updating"), "GatewayReady": ("False", "Updating")}, "2 of 2"),

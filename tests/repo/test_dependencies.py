@@ -51,7 +51,9 @@ def test_the_operators_image_needs_no_torch() -> None:
 
 
 def test_extras_carry_what_their_packages_stand_on() -> None:
-    assert {"kopf", "kubernetes"} <= {wanted.name for wanted in EXTRAS["operator"]}
+    operator = {wanted.name for wanted in EXTRAS["operator"]}
+    assert {"kopf", "aiohttp"} <= operator
+    assert "kubernetes" not in operator, "docs/adr/0010"
     assert {"aiohttp", "prometheus-client"} <= {wanted.name for wanted in EXTRAS["gateway"]}
     assert {"boto3"} <= {wanted.name for wanted in EXTRAS["fetch"]}
     assert {"torch", "triton", "transformers", "aiohttp"} <= {wanted.name for wanted in EXTRAS["runtime"]}

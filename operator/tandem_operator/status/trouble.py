@@ -40,9 +40,13 @@ def trouble(pod: Manifest, events: Mapping[str, str]) -> Trouble | None:
         found = _of_container(name, container, fetching=False)
         if found is not None:
             return found
-    for condition in status.get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return Trouble("Unschedulable", condition.get("message", "no node fits"), name, False)
+    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+    if conditions.get("PodScheduled", {}).get("status") == "False":
+        return Trouble("Unschedulable", conditions["PodScheduled"].get("message", "no node fits"), name, False)
+    if _unheard_of(conditions):
+        node = pod.get("spec", {}).get("nodeName")
+        message = f"node {node} does not answer; if it is gone for good, kubectl delete node {node}"
+        return Trouble("NodeLost", message, name, False)
     # Before a container exists (a missing Secret, a volume that cannot be mounted) only events tell.
     if status.get("phase") == "Pending" and name in events:
         return Trouble("PodNotStarting", events[name], name, False)
@@ -52,6 +56,14 @@ def trouble(pod: Manifest, events: Mapping[str, str]) -> Trouble | None:
 def fetching(pod: Manifest) -> bool:
     """The init container is at work."""
     return any("running" in c.get("state", {}) for c in pod.get("status", {}).get("initContainerStatuses", []))
+
+
+def _unheard_of(conditions: Mapping[str, Manifest]) -> bool:
+    """The control plane has declared the pod unready in the place of its kubelet, which would say so of its containers
+    too, or name the gate that is closed."""
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    said_otherwise = ready.get("status") == "False" and containers.get("status") == "True"
+    return said_otherwise and ready.get("reason") != "ReadinessGatesNotReady"
 
 
 def _of_container(pod: str, container: Manifest, *, fetching: bool) -> Trouble | None:
