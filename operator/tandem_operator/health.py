@@ -10,6 +10,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from tandem_contract import metrics as names
+from tandem_http.listening import listening
 
 
 class OperatorMetrics:
@@ -86,10 +87,5 @@ async def serving(metrics: OperatorMetrics, pulse: Pulse, host: str, port: int) 
     app.router.add_get("/livez", live)
     app.router.add_get("/readyz", ready)
     app.router.add_get("/metrics", expose)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with listening(app, host=host, port=port, backlog=128) as bound:
+        yield bound
