@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
 from collections.abc import AsyncIterator
 from typing import Any
@@ -110,6 +112,52 @@ async def test_operator_that_dies_anywhere_is_resumed_by_the_next(operator: Oper
         await operator.reconcile()
     await operator.settle()
     assert operator.condition("Ready")["status"] == "True"
+
+
+async def test_operator_killed_after_any_write_is_resumed_by_the_next(operator: Operator) -> None:
+    """Every write of an installation and of a rollout is once the last one of its operator, which never hears of it."""
+    await operator.settle()
+    kills = 0
+    for changes in [("prefill.scaling", {"maxReplicas": 3}), ("restartedAt", "now")], None:
+        if changes is None:
+            await operator.cluster.delete("InferenceService", "chat")
+            await operator.cluster.put(body_of(("decode.replicas", 2)))
+        else:
+            await change(operator, *changes)
+        for _ in range(200):
+            operator.cluster.writes_left = 1
+            with contextlib.suppress(ApiError):
+                await operator.reconcile()
+            if operator.cluster.writes_left == 1 and operator.condition("Ready")["status"] == "True":
+                break
+            kills += operator.cluster.writes_left == 0
+            operator.cluster.writes_left = None
+            await operator.cluster.run_pods()
+        operator.cluster.writes_left = None
+        assert operator.condition("Ready")["status"] == "True", changes
+        assert len(operator.revisions()) == 1
+    assert kills > 25
+
+
+async def test_two_operators_at_once_end_where_one_does(operator: Operator) -> None:
+    """As when a paused leader goes on: both write, from what they saw at about the same time."""
+
+    async def both() -> None:
+        for outcome in await asyncio.gather(operator.reconcile(), operator.reconcile(), return_exceptions=True):
+            assert outcome is None or (isinstance(outcome, ApiError) and outcome.status == 409), outcome
+
+    three = ("decode.replicas", 3)
+    for changes in [three], [three, ("restartedAt", "now")], []:
+        await change(operator, *changes)
+        for _ in range(12):
+            await both()
+            await operator.cluster.run_pods()
+            decode = [s for s in operator.cluster.all("StatefulSet") if "decode" in s["metadata"]["name"]]
+            assert sum(s["spec"]["replicas"] for s in decode) <= 4, "more than maxSurge allows"
+        assert operator.condition("Ready")["status"] == "True", operator.condition("Ready")
+        operator.cluster.writes.clear()
+        await both()
+        assert not operator.cluster.writes
 
 
 async def test_hand_edited_and_deleted_children_come_back(operator: Operator) -> None:

@@ -49,6 +49,8 @@ class FakeCluster:
         """Status with which the next request of that method and plural is answered."""
         self.deaf: set[str] = set()
         """Plurals whose watches tell nothing any more."""
+        self.writes_left: int | None = None
+        """After so many writes nothing is answered any more; the last one is made all the same."""
         self.url = ""
         self._version = 100
         self._applied: dict[tuple[tuple[str, str, str], str], Object] = {}
@@ -125,11 +127,16 @@ class FakeCluster:
     @web.middleware
     async def _note(self, request: web.Request, handler: Any) -> web.StreamResponse:
         info = request.match_info
+        if self.writes_left == 0:
+            return _status(503, "ServiceUnavailable")
+        if self.writes_left is not None and request.method != "GET":
+            self.writes_left -= 1
         if plural := info.get("plural"):
             _, _, subresource = request.path.partition(f"/{plural}/{info.get('name', '')}/")
             thing = f"{plural}/{subresource}" if subresource and "name" in info else plural
             self.asked |= {(verb, info.get("group", ""), thing) for verb in self._verbs(request)}
-        return await handler(request)  # type: ignore[no-any-return]
+        answer: web.StreamResponse = await handler(request)
+        return _status(503, "ServiceUnavailable") if self.writes_left == 0 else answer
 
     def _verbs(self, request: web.Request) -> set[str]:
         info = request.match_info
