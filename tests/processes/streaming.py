@@ -1,18 +1,22 @@
-"""A streaming client that remembers what a client can see of a stream, by choice."""
+"""Streaming clients that remember what a client can see of a stream."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
 
 @dataclass
 class Heard:
+    """Of chat completions and completions, by choice."""
+
     text: dict[int, str] = field(default_factory=dict)
     reasoning: dict[int, str] = field(default_factory=dict)
+    calls: dict[int, list[list[str]]] = field(default_factory=dict)
+    """Id, name and arguments of each call."""
     roles: dict[int, int] = field(default_factory=dict)
     finish: dict[int, str] = field(default_factory=dict)
     tokens: dict[int, list[Any]] = field(default_factory=dict)
@@ -46,6 +50,8 @@ class Heard:
             self.roles[index] = self.roles.get(index, 0) + ("role" in delta)
             self.text[index] = self.text.get(index, "") + (choice.get("text") or delta.get("content") or "")
             self.reasoning[index] = self.reasoning.get(index, "") + (delta.get("reasoning_content") or "")
+            for piece in delta.get("tool_calls", ()):
+                self._take_call(self.calls.setdefault(index, []), piece)
             if choice["finish_reason"] is not None:
                 assert index not in self.finish, "a choice ended twice"
                 self.finish[index] = choice["finish_reason"]
@@ -53,20 +59,91 @@ class Heard:
                 self.tokens.setdefault(index, []).extend(choice["logprobs"]["tokens"])
                 self.offsets.setdefault(index, []).extend(choice["logprobs"]["text_offset"])
 
+    def _take_call(self, calls: list[list[str]], piece: dict[str, Any]) -> None:
+        if "id" in piece:
+            assert piece["index"] == len(calls), "a call was announced twice, or out of order"
+            calls.append([piece["id"], piece["function"]["name"], ""])
+        calls[piece["index"]][2] += piece["function"]["arguments"]
+
     def said(self) -> tuple[Any, ...]:
         """What must be the same whatever happens to pods."""
         counts = None
         if self.usage is not None:
             counts = {name: self.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-        return self.text, self.reasoning, self.finish, self.tokens, self.offsets, counts, self.done, self.error
+            counts |= self.usage["completion_tokens_details"]
+        return (
+            self.text,
+            self.reasoning,
+            self.calls,
+            self.finish,
+            self.tokens,
+            self.offsets,
+            counts,
+            self.done,
+            self.error,
+        )
+
+
+@dataclass
+class HeardResponse:
+    """Of /v1/responses."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, line: bytes) -> None:
+        assert not line.startswith(b":"), "an internal comment reached the client"
+        if line.startswith(b"data: "):
+            event = json.loads(line[6:])
+            assert event.get("sequence_number") == len(self.events), "an event was doubled, or is missing"
+            self.events.append(event)
+
+    @property
+    def deltas(self) -> int:
+        return sum("delta" in event for event in self.events)
+
+    @property
+    def items(self) -> list[str]:
+        """Kinds of the items that have begun."""
+        return [event["item"]["type"] for event in self.events if event["type"] == "response.output_item.added"]
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.events) and self.events[-1]["type"] == "response.completed"
+
+    def said(self) -> list[dict[str, Any]]:
+        """The events, with deltas that follow one another as one, and without what may differ."""
+        told: list[dict[str, Any]] = []
+        for event in self.events:
+            event = {name: value for name, value in event.items() if name != "sequence_number"}
+            if "delta" in event and told and told[-1]["type"] == event["type"]:
+                event["delta"] = told.pop()["delta"] + event["delta"]
+            if "response" in event:
+                event["response"] = event["response"] | {"created_at": 0, "completed_at": 0}
+                if event["response"]["usage"] is not None:
+                    event["response"]["usage"] |= {"input_tokens_details": None}  # the prompt was seen before
+            told.append(event)
+        return told
+
+
+Hearer = TypeVar("Hearer", Heard, HeardResponse)
+
+
+async def hear(
+    session: aiohttp.ClientSession,
+    url: str,
+    body: dict[str, Any],
+    hearer: Hearer,
+    headers: dict[str, str] | None = None,
+) -> Hearer:
+    """`hearer` may be looked at meanwhile."""
+    async with session.post(url, json=body, headers=headers) as response:
+        assert response.status == 200, await response.text()
+        async for line in response.content:
+            hearer.take(line)
+    return hearer
 
 
 async def listen(
     session: aiohttp.ClientSession, url: str, body: dict[str, Any], *, headers: dict[str, str] | None = None
 ) -> Heard:
-    heard = Heard()
-    async with session.post(url + "/v1/completions", json=body, headers=headers) as response:
-        assert response.status == 200, await response.text()
-        async for line in response.content:
-            heard.take(line)
-    return heard
+    return await hear(session, url + "/v1/completions", body, Heard(), headers)

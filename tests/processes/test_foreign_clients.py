@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from support.foreign_clients import answers
+from support.service import serving
 from support.serving import Fleet
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
@@ -21,13 +23,9 @@ CONVERSATION: list[ChatCompletionMessageParam] = [
 
 
 @pytest.fixture(scope="module")
-def base_url(fleet: Fleet) -> str:
-    prefill, decode = fleet.pod("prefill"), fleet.pod("decode")
-    prefill.wait_ready()
-    decode.wait_ready()
-    gateway = fleet.gateway([decode], [prefill])
-    gateway.wait_ready()
-    return f"{gateway.url}/v1"
+def base_url(fleet: Fleet) -> Iterator[str]:
+    with serving(fleet) as service:
+        yield service.base_url
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
+from support.service import Service, serving
 from support.serving import EnginePod, Fleet, Process
 from tandem_contract import metrics as names
 
@@ -25,19 +26,14 @@ def single(fleet: Fleet) -> EnginePod:
 
 
 @pytest.fixture(scope="module")
-def decode(fleet: Fleet) -> EnginePod:
-    pod = fleet.pod("decode")
-    pod.wait_ready()
-    return pod
+def service(fleet: Fleet) -> Iterator[Service]:
+    with serving(fleet) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def gateway(fleet: Fleet, decode: EnginePod) -> Process:
-    prefill = fleet.pod("prefill")
-    prefill.wait_ready()
-    process = fleet.gateway([decode], [prefill])
-    process.wait_ready()
-    return process
+def gateway(service: Service) -> Process:
+    return service.gateway
 
 
 @pytest.fixture(params=["single", "gateway"])
@@ -75,11 +71,11 @@ async def test_the_async_client(base_url: str) -> None:
         assert (kinds[0], kinds[-1]) == ("response.created", "response.incomplete")
 
 
-def test_a_conversation_is_handed_over(gateway: Process, decode: EnginePod) -> None:
-    before = decode.metric(names.HANDOFF_PAGES, side="received")
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0) as client:
+def test_a_conversation_is_handed_over(service: Service) -> None:
+    before = service.decode.metric(names.HANDOFF_PAGES, side="received")
+    with openai.OpenAI(base_url=service.base_url, api_key="none", max_retries=0) as client:
         client.responses.create(**GREEDY, input="A question of its own. " * 20, max_output_tokens=2)
-    assert decode.metric(names.HANDOFF_PAGES, side="received") > before
+    assert service.decode.metric(names.HANDOFF_PAGES, side="received") > before
 
 
 def test_models_and_the_refusal_of_embeddings(client: openai.OpenAI) -> None:

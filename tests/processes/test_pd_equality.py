@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from processes.asking import ask, completion_body, random_prompt, texts
-from support.serving import EnginePod, Fleet, Process
+from support.service import Service, serving
+from support.serving import EnginePod, Fleet
 from tandem_contract import metrics as names
 
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(scope="module")
-def pods(fleet: Fleet) -> tuple[EnginePod, EnginePod, EnginePod]:
-    started = tuple(fleet.pod(role, dtype="bfloat16") for role in ("prefill", "decode", "both"))
-    for pod in started:
-        pod.wait_ready()
-    return started
+BF16 = {"dtype": "bfloat16"}
 
 
 @pytest.fixture(scope="module")
-def gateway(fleet: Fleet, pods: tuple[EnginePod, EnginePod, EnginePod]) -> Process:
-    prefill, decode, _ = pods
-    process = fleet.gateway([decode], [prefill])
-    process.wait_ready()
-    return process
+def service(fleet: Fleet) -> Iterator[Service]:
+    with serving(fleet, prefill=BF16, decode=BF16) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def single(fleet: Fleet) -> EnginePod:
+    pod = fleet.pod("both", **BF16)
+    pod.wait_ready()
+    return pod
 
 
 def bodies(seed: int, **sampling: Any) -> list[dict[str, Any]]:
@@ -45,31 +47,27 @@ def bodies(seed: int, **sampling: Any) -> list[dict[str, Any]]:
     "sampling", [{}, {"temperature": 1.0, "top_p": 0.9, "presence_penalty": 0.5}], ids=["greedy", "seeded"]
 )
 async def test_fifty_prompts_at_concurrency_sixteen(
-    gateway: Process, pods: tuple[EnginePod, EnginePod, EnginePod], sampling: dict[str, Any]
+    service: Service, single: EnginePod, sampling: dict[str, Any]
 ) -> None:
-    prefill, decode, single = pods
+    prefill, decode = service.prefill, service.decode
     asked = bodies(len(sampling), **sampling)
     moved_before = decode.metric(names.HANDOFF_PAGES, side="received")
-    through_gateway = await texts(gateway.url, asked, concurrency=16)
+    through_gateway = await texts(service.gateway.url, asked, concurrency=16)
     assert through_gateway == await texts(single.url, asked, concurrency=16)
     # Nearly every prompt crossed; those of one token have nothing to hand over.
-    decode.wait_idle()
-    prefill.wait_idle()
+    service.wait_idle()
     assert decode.metric(names.HANDOFF_PAGES, side="received") > moved_before + 200
     assert decode.metric(names.HANDOFF_PAGES, side="received") == prefill.metric(names.HANDOFF_PAGES, side="sent")
     assert decode.metric(names.PREFIX_HITS) > 0
 
 
-async def test_only_what_the_decode_pod_lacks_is_moved(
-    gateway: Process, pods: tuple[EnginePod, EnginePod, EnginePod]
-) -> None:
-    _, decode, _ = pods
+async def test_only_what_the_decode_pod_lacks_is_moved(service: Service) -> None:
     prompt = random_prompt(random.Random(99), 400)
     timing = {"X-Tandem-Timing": "1"}
-    first = await ask(gateway.url, completion_body(prompt), timing)
+    first = await ask(service.gateway.url, completion_body(prompt), timing)
     assert first["tandem"]["handoff_pages"] == 25
-    assert first["tandem"]["handoff_bytes"] == 25 * decode_page_bytes(decode)
-    second = await ask(gateway.url, completion_body(prompt + random_prompt(random.Random(98), 64)), timing)
+    assert first["tandem"]["handoff_bytes"] == 25 * decode_page_bytes(service.decode)
+    second = await ask(service.gateway.url, completion_body(prompt + random_prompt(random.Random(98), 64)), timing)
     assert second["tandem"]["handoff_pages"] == 4
     assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == 400
 
@@ -80,11 +78,11 @@ def decode_page_bytes(decode: EnginePod) -> int:
     return 2 * 3 * 2 * 16 * 16 * 2
 
 
-async def test_n_samples_share_one_handoff(gateway: Process, pods: tuple[EnginePod, EnginePod, EnginePod]) -> None:
-    _, decode, single = pods
+async def test_n_samples_share_one_handoff(service: Service, single: EnginePod) -> None:
+    decode = service.decode
     body = completion_body(random_prompt(random.Random(97), 320), temperature=1.0, seed=5, n=4)
     before = decode.metric(names.HANDOFF_PAGES, side="received")
-    answer = await ask(gateway.url, body)
+    answer = await ask(service.gateway.url, body)
     alone = await ask(single.url, body)
     assert [choice["text"] for choice in answer["choices"]] == [choice["text"] for choice in alone["choices"]]
     assert len({choice["text"] for choice in answer["choices"]}) == 4

@@ -6,15 +6,16 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
 from processes.asking import completion_body, random_prompt
 from processes.streaming import Heard, listen
-from support.serving import EnginePod, Fleet, Process
+from support.service import serving
+from support.serving import Fleet, Process
 from tandem_contract import headers
 from tandem_contract import metrics as names
 
@@ -55,22 +56,6 @@ async def all_heard(url: str, asked: list[dict[str, Any]]) -> list[Heard]:
         return await asyncio.gather(*[listen(client, url, body) for body in asked])
 
 
-@contextmanager
-def serving(fleet: Fleet, decodes: int, **options: Any) -> Iterator[tuple[Process, list[EnginePod], EnginePod]]:
-    """A gateway, decode pods and a prefill pod, all ready."""
-    pods = [fleet.pod("decode") for _ in range(decodes)]
-    prefill = fleet.pod("prefill")
-    gateway = fleet.gateway(pods, [prefill], **(TICKING | options))
-    for pod in (*pods, prefill):
-        pod.wait_ready()
-    gateway.wait_ready()
-    try:
-        yield gateway, pods, prefill
-    finally:
-        for process in (gateway, *pods, prefill):
-            process.kill()
-
-
 async def until(condition: Any, within: float = 60.0) -> None:
     deadline = time.monotonic() + within
     while not await asyncio.to_thread(condition):
@@ -82,7 +67,8 @@ def ready_decodes(gateway: Process) -> float:
 
 
 async def test_fifty_streams_and_random_kills(fleet: Fleet) -> None:
-    with serving(fleet, 2) as (gateway, pods, prefill):
+    with serving(fleet, decodes=2, **TICKING) as service:
+        gateway, pods = service.gateway, service.decodes
         asked = bodies(1, 50, max_tokens=500)
         undisturbed = await all_heard(gateway.url, asked)
         assert all(heard.done == 1 and heard.error is None for heard in undisturbed)
@@ -105,13 +91,13 @@ async def test_fifty_streams_and_random_kills(fleet: Fleet) -> None:
         assert kills >= 1
         assert gateway.metric(names.GATEWAY_STREAM_RESUMES, cause="broken") >= 5
         assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
-        for pod in (*pods, prefill):
-            pod.wait_idle()
+        service.wait_idle()
 
 
 async def test_drained_frozen_and_hostile(fleet: Fleet) -> None:
     """One fleet for three stories, as starting it takes longest."""
-    with serving(fleet, 2) as (gateway, pods, prefill):
+    with serving(fleet, decodes=2, **TICKING) as service:
+        gateway, pods = service.gateway, service.decodes
         asked = bodies(3, 20, max_tokens=300)
         undisturbed = [heard.said() for heard in await all_heard(gateway.url, asked)]
 
@@ -148,13 +134,13 @@ async def test_drained_frozen_and_hostile(fleet: Fleet) -> None:
             live = {headers.STREAM: "live", headers.SIGNATURE: "1.x"}
             assert (await listen(client, pods[0].url, asked[0], headers=live)).done == 1
         assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
-        for pod in (*pods, prefill):
-            pod.wait_idle()
+        service.wait_idle()
 
 
 async def test_the_only_decode_pod_dies(fleet: Fleet) -> None:
     """A patient gateway waits until the pod is back; an impatient one says so; a client may leave meanwhile."""
-    with serving(fleet, 1, resume_timeout=120.0) as (gateway, pods, _):
+    with serving(fleet, resume_timeout=120.0, **TICKING) as service:
+        gateway, pods = service.gateway, service.decodes
         impatient = fleet.gateway(pods, [], resume_timeout=1.0, **TICKING)
         impatient.wait_ready()
         body, left = bodies(4, 2, max_tokens=1500)

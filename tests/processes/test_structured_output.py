@@ -13,7 +13,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 from support.qwen3_model import build_tiny_qwen3
-from support.serving import EnginePod, Fleet, Process
+from support.service import Service, serving
+from support.serving import EnginePod, Fleet
 from tandem_contract import metrics as names
 
 pytestmark = pytest.mark.processes
@@ -37,32 +38,29 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def pods(fleet: Fleet) -> tuple[EnginePod, EnginePod, EnginePod]:
+def service(fleet: Fleet) -> Iterator[Service]:
     # Few pages: sixteen answers at once preempt one another.
     small = {"kv_cache_memory": "192KiB", "max_num_seqs": 16, "max_model_len": 512, "max_num_batched_tokens": 64}
-    started = fleet.pod("prefill"), fleet.pod("decode", **small), fleet.pod("both")
-    for pod in started:
-        pod.wait_ready()
-    return started
+    with serving(fleet, decode=small) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def gateway(fleet: Fleet, pods: tuple[EnginePod, EnginePod, EnginePod]) -> Process:
-    prefill, decode, _ = pods
-    process = fleet.gateway([decode], [prefill])
-    process.wait_ready()
-    return process
+def whole_pod(fleet: Fleet) -> EnginePod:
+    pod = fleet.pod("both")
+    pod.wait_ready()
+    return pod
 
 
 @pytest.fixture
-async def client(gateway: Process) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=100) as client:
+async def client(service: Service) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=service.base_url, api_key="none", max_retries=0, timeout=100) as client:
         yield client
 
 
 @pytest.fixture
-async def single(pods: tuple[EnginePod, EnginePod, EnginePod]) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{pods[2].url}/v1", api_key="none", max_retries=0, timeout=100) as client:
+async def single(whole_pod: EnginePod) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{whole_pod.url}/v1", api_key="none", max_retries=0, timeout=100) as client:
         yield client
 
 
@@ -102,9 +100,9 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "thing", "strict": True
 
 
 async def test_sixteen_at_once_through_the_handoff_are_as_from_one_process(
-    client: openai.AsyncOpenAI, single: openai.AsyncOpenAI, pods: tuple[EnginePod, EnginePod, EnginePod]
+    client: openai.AsyncOpenAI, single: openai.AsyncOpenAI, service: Service
 ) -> None:
-    prefill, decode, _ = pods
+    decode = service.decode
     before = decode.metric(names.PREEMPTIONS)
     asked = [{"response_format": FORMAT, "seed": seed, "stream": seed % 2 == 0} for seed in range(16)]
     through_gateway = await asyncio.gather(*[said(client, **one) for one in asked])
@@ -114,8 +112,7 @@ async def test_sixteen_at_once_through_the_handoff_are_as_from_one_process(
     assert len(set(through_gateway)) == 16
     assert decode.metric(names.HANDOFF_PAGES, side="received") > 0
     assert decode.metric(names.PREEMPTIONS) > before
-    decode.wait_idle()
-    prefill.wait_idle()
+    service.wait_idle()
 
 
 async def test_every_way_to_name_a_structure(client: openai.AsyncOpenAI) -> None:

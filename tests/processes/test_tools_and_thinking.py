@@ -13,7 +13,8 @@ import pytest
 from openai.types.chat import ChatCompletionMessageToolCall
 from pydantic import BaseModel
 from support.qwen3_model import build_tiny_qwen3
-from support.serving import Fleet, Process
+from support.service import Service, serving
+from support.serving import Fleet
 
 pytestmark = pytest.mark.processes
 
@@ -37,20 +38,15 @@ MESSAGES: list[Any] = [{"role": "user", "content": "What is the weather in Paris
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder: Path = build_tiny_qwen3(tmp_path_factory.mktemp("qwen3"))
-    with Fleet(folder, tmp_path_factory.mktemp("fleet")) as fleet:
-        prefill, decode = fleet.pod("prefill"), fleet.pod("decode")
-        for pod in (prefill, decode):
-            pod.wait_ready()
-        process = fleet.gateway([decode], [prefill])
-        process.wait_ready()
-        yield process
+    with Fleet(folder, tmp_path_factory.mktemp("fleet")) as fleet, serving(fleet) as made:
+        yield made
 
 
 @pytest.fixture
-async def client(gateway: Process) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, timeout=100) as client:
+async def client(service: Service) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=service.base_url, api_key="none", max_retries=0, timeout=100) as client:
         yield client
 
 

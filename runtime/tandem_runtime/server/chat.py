@@ -53,14 +53,14 @@ class ChatFormat:
         return event(self._chunk([ChatChunkChoice(index=choice.index, delta=delta)], usage))
 
     def chunk(self, choice: Choice, delta: Delta, usage: ChunkUsage, trace: Trace) -> bytes:
-        text = ChatDelta(
-            content=delta.content or UNSET,
-            reasoning_content=delta.reasoning or UNSET,
-            tool_calls=[self._piece(choice, call) for call in delta.calls] or UNSET,
-        )
-        logprobs = self._logprobs(delta.scored) if delta.scored else None
-        piece = ChatChunkChoice(index=choice.index, delta=text, logprobs=logprobs, finish_reason=delta.finish)
-        return event(self._chunk([piece], usage, trace))
+        # A chunk has parts of one call at most, as OpenAI's do: LlamaIndex reads no more.
+        deltas = [ChatDelta(tool_calls=[self._piece(choice, call)]) for call in delta.calls] or [ChatDelta()]
+        deltas[0].content = delta.content or UNSET
+        deltas[0].reasoning_content = delta.reasoning or UNSET
+        *before, last = [ChatChunkChoice(index=choice.index, delta=one) for one in deltas]
+        last.logprobs = self._logprobs(delta.scored) if delta.scored else None
+        last.finish_reason = delta.finish
+        return b"".join(event(self._chunk([one], usage)) for one in before) + event(self._chunk([last], usage, trace))
 
     def ending(self, usage: Usage | None, trace: Trace) -> bytes:
         return DONE if usage is None else event(self._chunk([], usage, trace)) + DONE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from tandem_contract.handoff import RequestTrace
@@ -49,11 +49,17 @@ class Delta:
     def calls(self) -> list[CallDelta]:
         return [piece for piece in self.said if not isinstance(piece, str)]
 
-    def say(self, text: str) -> None:
-        if text and self.said and isinstance(self.said[-1], str):
-            self.said[-1] += text
-        elif text:
-            self.said.append(text)
+    def say(self, piece: Piece) -> None:
+        """What belongs together is one piece, however many tokens brought it."""
+        match self.said[-1] if self.said else None, piece:
+            case _, "":
+                pass
+            case str(before), str(text):
+                self.said[-1] = before + text
+            case CallDelta() as last, CallDelta(name=None, arguments=more):
+                self.said[-1] = replace(last, arguments=last.arguments + more)
+            case _:
+                self.said.append(piece)
 
 
 class Choice:
@@ -166,7 +172,7 @@ class Choice:
                 self._show(piece, delta)
             else:
                 delta.say(self._stops.flush())  # no stop string spans a call
-                delta.said.append(piece)
+                delta.say(piece)
 
     def _show(self, text: str, delta: Delta) -> None:
         self._fed += len(text)
