@@ -1,6 +1,7 @@
 """What constrained decoding adds to the time per output token: the same requests with and without, in turns.
 
     python benchmarks/structured_output.py --base-url=http://127.0.0.1:8000 --model=NAME [--batch=8] [--rounds=6]
+        [--only="JSON schema"]
 
 Prints, for each kind of structure, the median over the rounds of TPOT with it over TPOT without it. The server should
 be idle otherwise; noise of the machine hits both sides of a pair.
@@ -63,10 +64,12 @@ async def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--only", choices=STRUCTURES, help="one of the structures; else all")
     options = parser.parse_args()
+    chosen = {name: extra for name, extra in STRUCTURES.items() if options.only in (None, name)}
     timeout = aiohttp.ClientTimeout(total=600)
     async with aiohttp.ClientSession(options.base_url, timeout=timeout) as session:
-        for name, extra in STRUCTURES.items():
+        for name, extra in chosen.items():
             await tpot(session, options.model, options.batch, extra)  # compiles the grammar, fills the caches
             pairs = []
             for _ in range(options.rounds):
@@ -74,7 +77,7 @@ async def main() -> None:
                 pairs.append((free, await tpot(session, options.model, options.batch, extra)))
             ratio = statistics.median(bound / free for free, bound in pairs)
             free_ms, bound_ms = (1e3 * statistics.median(side) for side in zip(*pairs, strict=True))
-            print(f"{name:16} {free_ms:6.1f} ms -> {bound_ms:6.1f} ms, median ratio {ratio:.3f}")
+            print(f"{name:16} {free_ms:6.1f} ms -> {bound_ms:6.1f} ms, median ratio {ratio:.3f}", flush=True)
 
 
 if __name__ == "__main__":
