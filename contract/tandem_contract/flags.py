@@ -82,7 +82,8 @@ class ServeFlags:
     speculative_method: Literal["none", "ngram"] = flag(
         "none",
         help="speculative decoding, which changes no answer; ngram: guesses that a text goes on as it did the last "
-        "time it read like this, good for answers that repeat parts of their prompt (not for structured output)",
+        "time it read like this, good for answers that repeat parts of their prompt (not for structured output). "
+        "Prefill pods have no use for it",
     )
     num_speculative_tokens: int = flag(4, help="most tokens guessed ahead of a sequence in one step")
     prompt_lookup_min: int = flag(2, help="ngram: fewest tokens that must have occurred before")

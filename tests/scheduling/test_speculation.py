@@ -9,7 +9,7 @@ from scheduling.fleet import Fleet, config, expected_output, make, speculating
 from tandem_runtime.core.plan import StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams, Thinking
 from tandem_runtime.scheduling import Scheduler, Sequence
-from tandem_runtime.scheduling.speculation import NewProposer, num_accepted
+from tandem_runtime.scheduling.speculation import MAX_TAKEN, NewProposer, num_accepted
 
 PROMPT = [1, 2, 3, 4, 5]
 
@@ -125,6 +125,20 @@ def test_above_the_batch_size_nobody_is_guessed_and_steps_are_planned_ahead() ->
     fleet.drain()
 
 
+def test_a_newcomer_beyond_the_batch_size_waits_for_what_is_being_verified() -> None:
+    """Planned at once, it would go on alone in every other step."""
+    fleet = Fleet(config(speculation=speculating(max_batch=1)), new_proposer=guessing(3))
+    after_prompts(fleet, make("r", PROMPT, max_tokens=20))
+    fleet.add(make("newcomer", [2] * 5, max_tokens=20))
+    assert shape(fleet.schedule()) == [(5, 4, 3), (0, 5, 0)]
+    assert fleet.schedule() is None
+    fleet.commit()
+    assert [shape(fleet.schedule()) for _ in range(2)] == [[(9, 1, 0), (5, 1, 0)], [(10, 1, 0), (6, 1, 0)]]
+    fleet.commit()
+    fleet.commit()
+    fleet.drain()
+
+
 def test_an_answer_never_runs_over_its_length_or_the_context() -> None:
     for max_tokens, context in ((6, 80), (50, 12)):
         fleet = Fleet(config(speculation=speculating(), max_model_len=context), new_proposer=guessing(3))
@@ -148,6 +162,7 @@ def test_what_follows_a_stop_token_among_right_guesses_is_dropped() -> None:
     (update,) = fleet.commit()
     assert update.new_token_ids == answer[1:3]
     assert (update.finish_reason, update.stop_token_id, update.accepted_tokens) == ("stop", stop, 2)
+    assert update.computed_tokens == len(PROMPT) + 3, "the KV of what was dropped belongs to no token"
     assert fleet.scheduler.counters.pages_used == 0
 
 
@@ -213,6 +228,19 @@ def test_a_last_prompt_token_can_be_guessed_from() -> None:
     fleet.step()
     assert shape(fleet.schedule()) == [(8, 4, 3)]
     fleet.drain()
+
+
+def test_a_long_prompt_is_learnt_in_pieces_while_steps_go_on() -> None:
+    tokens = 2 * MAX_TAKEN + 50
+    settings = config(num_pages=tokens // 4 + 9, max_model_len=tokens + 30, max_num_batched_tokens=tokens)
+    fleet = Fleet(msgspec.structs.replace(settings, speculation=speculating()), new_proposer=guessing(3))
+    after_prompts(fleet, make("long", [1] * tokens, max_tokens=20))
+    drafts = []
+    for _ in range(3):
+        drafts += [count for _, _, count in shape(fleet.schedule())]
+        fleet.commit()
+    assert drafts == [0, 0, 3]
+    fleet.abort("long")
 
 
 def test_num_accepted() -> None:

@@ -16,6 +16,9 @@ from tandem_runtime.scheduling.prompt_lookup import PromptLookup
 from tandem_runtime.scheduling.roster import Roster
 from tandem_runtime.scheduling.sequence import Sequence
 
+MAX_TAKEN = 8192
+"""Tokens that a proposer is given at once: of a long prompt it learns while answers go on."""
+
 
 class Proposer(Protocol):
     """Guesses how one sequence goes on. Wrong guesses cost time and nothing else."""
@@ -81,7 +84,10 @@ class Speculation:
         proposer = self._proposers.get(seq.request_id)
         if proposer is None:
             proposer = self._proposers[seq.request_id] = self._new_proposer(seq)
-        proposer.extend(seq.token_range(len(proposer), seq.num_tokens))
+        taken = len(proposer)
+        proposer.extend(seq.token_range(taken, min(seq.num_tokens, taken + MAX_TAKEN)))
+        if len(proposer) < seq.num_tokens:
+            return NO_DRAFTS
         token_ids = proposer.propose(count)
         # A page for each running sequence to grow into stays free: no sequence is preempted for a guess.
         spare = self._memory.pool.available - len(self._roster.running)
