@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 from support.step_driver import StepDriver, tiny_execution_config
 from support.tiny_models import EOS_TOKEN_ID
 from tandem_runtime.core.sampling import SamplingParams, Thinking
@@ -68,6 +69,21 @@ def test_the_answer_validates_at_any_chunking(runner: ModelRunner, folder: Path,
     assert tokens[-1] == EOS_TOKEN_ID
     jsonschema.validate(json.loads(Tokenizer(str(folder)).decode(tokens[:-1])), SCHEMA)
     assert answer(runner, sampling(seed, grammar=GRAMMAR), splits=(3, 8, 17)) == tokens
+
+
+def test_an_answer_that_begins_beside_guesses(runner: ModelRunner) -> None:
+    """A step's result has several tokens for a sequence with drafts; the grammar once followed one of those."""
+    params = sampling(3, grammar=GRAMMAR)
+    driver = StepDriver(runner)
+    driver.start(1, PROMPT)
+    newest = driver.prefill(1, PROMPT)
+    guesses = driver.chunk(1, len(PROMPT), [newest, (newest + 1) % 256, 2, 3], sample=True)
+    driver.start(0, PROMPT, params)
+    result = driver.step(replace(guesses, num_drafts=3), driver.chunk(0, 0, PROMPT, sample=True))
+    tokens = result.token_ids[4:]
+    while tokens[-1] != EOS_TOKEN_ID:
+        tokens += driver.decode({0: len(PROMPT) + len(tokens) - 1}, 1)[0]
+    assert tokens == answer(runner, params)
 
 
 @pytest.mark.parametrize("output_so_far", [1, 5, 20])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+from support.step_driver import tiny_execution_config
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.execution.sampler import History, SampleRow, follow_drafts, sample
 
 VOCABULARY = 11
+Tiny = Callable[..., Path]
 PENALISED = SamplingParams(
     max_tokens=99,
     temperature=0.9,
@@ -55,3 +59,15 @@ def test_rows_with_drafts_are_sampled_as_one_after_the_other() -> None:
     ids, logprobs = sample(logits_RV.clone(), rows)
     assert ids.tolist() == text
     assert list(logprobs.values()) == one_by_one
+
+
+@pytest.mark.parametrize(
+    ("flags", "samples"),
+    [
+        ({}, 8),
+        ({"speculative_method": "ngram"}, 40),
+        ({"speculative_method": "ngram", "max_num_batched_tokens": 30}, 30),
+    ],
+)
+def test_memory_is_kept_for_all_that_a_step_samples(tiny: Tiny, flags: dict[str, object], samples: int) -> None:
+    assert tiny_execution_config(tiny("llama"), **flags).max_num_samples == samples

@@ -146,6 +146,7 @@ class Device:
     def _compute(self, slot: Slot, chunk: Chunk) -> None:
         stop = chunk.start + chunk.num_tokens
         tokens = slot.tokens + chunk.drafts
+        assert not (chunk.drafts and slot.sampling.constrained)
         assert chunk.token_ids in (None, tokens[chunk.start : stop])
         assert stop <= len(tokens)
         assert chunk.sample <= (stop == len(tokens))

@@ -25,6 +25,7 @@ def random_sequence(
         stop_token_ids=rng.choice([(), (5,), (1, 2)]),
         logprobs=rng.choice([None, 1]),
         prompt_logprobs=rng.choice([None, None, None, 0]),
+        grammar=rng.choice(["", "", "", "{}"]),
     )
     mode = rng.choice(modes)
     # Some come from another pod, with the outputs they had there.

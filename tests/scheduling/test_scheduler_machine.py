@@ -24,6 +24,7 @@ SAMPLING: st.SearchStrategy[dict[str, object]] = st.builds(
     stop_token_ids=st.sampled_from([(), (3,), (0, 1, 2, 4)]),
     prompt_logprobs=st.sampled_from([None, None, None, 0]),
     logprobs=st.sampled_from([None, 0]),
+    grammar=st.sampled_from(["", "", "", "{}"]),
 )
 
 
