@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from tandem_contract import metrics
 
+from tandem_fetch.errors import BadSource
+
 
 class Telemetry:
     """Counts into a registry of its own."""
@@ -24,11 +26,14 @@ class Telemetry:
 
     @contextmanager
     def served(self, port: int | None) -> Iterator[None]:
-        """`/metrics` on `port` while the block runs; None: nowhere."""
+        """`/metrics` on `port` while the block runs; None: nowhere. Raises `BadSource` when the port cannot be had."""
         if port is None:
             yield
             return
-        server, thread = start_http_server(port, registry=self.registry)
+        try:
+            server, thread = start_http_server(port, registry=self.registry)
+        except OSError as error:
+            raise BadSource(f"--metrics-port {port}: {error.strerror}", "choose another, or leave it out") from error
         try:
             yield
         finally:

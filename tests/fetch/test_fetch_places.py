@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -69,6 +70,14 @@ def test_a_destination_that_cannot_be_written_says_so(tmp_path: Path, capfd: pyt
     (tmp_path / "file").write_text("in the way")
     assert run(["hf://a/b", str(tmp_path / "file")]) == EXIT_PERMANENT
     assert str(tmp_path / "file") in capfd.readouterr().err
+
+
+def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Symptom: "file operation failed on the destination; check the cache volume"."""
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["hf://a/b", str(tmp_path), f"--metrics-port={port}"]) == EXIT_PERMANENT
+    assert f"--metrics-port {port}: Address already in use; choose another" in capfd.readouterr().err
 
 
 def test_a_hub_out_of_reach_is_one_plain_sentence(

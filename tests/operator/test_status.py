@@ -241,6 +241,7 @@ def test_suspended_service_says_so() -> None:
 @pytest.mark.parametrize(
     ("condition", "expected"),
     [
+        (None, ("Unknown", "NoReportYet")),
         ({"type": "ScalingActive", "status": "True"}, ("True", "Active")),
         (
             {"type": "ScalingActive", "status": "False", "reason": "FailedGetPodsMetric"},
@@ -248,9 +249,9 @@ def test_suspended_service_says_so() -> None:
         ),
     ],
 )
-def test_autoscaler_that_has_no_metrics(condition: Manifest, expected: tuple[str, str]) -> None:
+def test_autoscalers_tell_whether_they_work(condition: Manifest | None, expected: tuple[str, str]) -> None:
     cluster = Cluster(service(("decode.scaling", {"maxReplicas": 3})))
-    cluster.child("HorizontalPodAutoscaler")["status"] = {"conditions": [condition]}
+    cluster.child("HorizontalPodAutoscaler")["status"] = {"conditions": [condition]} if condition else {}
     found = cluster.conditions()["ScalingReady"]
     assert (found["status"], found["reason"]) == expected
 

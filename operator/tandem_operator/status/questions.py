@@ -74,7 +74,10 @@ def scaling_ready(facts: Facts) -> Answer:
         return Answer("False", "RolloutInProgress", "Autoscaling goes on when the rollout has ended.")
     for role in roles:
         scaler = facts.observed.get("HorizontalPodAutoscaler", names.role(facts.service.name, role)) or {}
-        for condition in scaler.get("status", {}).get("conditions", []):
+        conditions = scaler.get("status", {}).get("conditions", [])
+        if not conditions:
+            return Answer("Unknown", "NoReportYet", f"{role}: the autoscaler has not reported yet.")
+        for condition in conditions:
             if condition["type"] in ("AbleToScale", "ScalingActive") and condition["status"] == "False":
                 return Answer("False", condition.get("reason", "Inactive"), f"{role}: {condition.get('message', '')}")
     return Answer("True", "Active", f"Autoscaled: {', '.join(roles)}.")
