@@ -8,6 +8,7 @@ import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
+import kopf
 import pytest
 from support.bad_specs import service as body_of
 from support.fake_cluster import FakeCluster, Object
@@ -137,6 +138,24 @@ async def test_operator_killed_after_any_write_is_resumed_by_the_next(operator: 
         assert operator.condition("Ready")["status"] == "True", changes
         assert len(operator.revisions()) == 1
     assert kills > 25
+
+
+async def test_refused_token_is_read_anew_at_once() -> None:
+    tokens = iter(["old", "new", "never asked for"])
+    async with FakeCluster() as cluster:
+
+        def login() -> kopf.ConnectionInfo:
+            return kopf.ConnectionInfo(server=cluster.url, token=next(tokens))
+
+        async with Client(wrote=lambda kind, verb: None, login=login) as client:
+            await cluster.put(body_of())
+            reconciler = Reconciler(client, INSTALLATION, clock=lambda: NOW)
+            cluster.refuse["GET", "inferenceservices"] = 401
+            with pytest.raises(ApiError, match="401"):
+                await reconciler.reconcile("default", "chat")
+            for _ in range(2):
+                await reconciler.reconcile("default", "chat")
+    assert next(tokens) == "never asked for"
 
 
 async def test_two_operators_at_once_end_where_one_does(operator: Operator) -> None:

@@ -150,6 +150,9 @@ class Client:
         async with self._session.request(
             method, self._info.server.rstrip("/") + path, params=query, data=data, headers=headers
         ) as answer:
+            if answer.status == 401:
+                # A token that was rotated before its time: the next request reads it anew.
+                self._until = time.monotonic()
             if answer.status >= 400:
                 raise await _error(answer)
             found: Manifest = await answer.json()
