@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         print(f"tandem: no command {name!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    # Of every Python process from here on: a types.py or http.py in the folder where the user stands is none of ours.
+    os.environ["PYTHONSAFEPATH"] = "1"
     return invoke(name, command, rest)
 
 

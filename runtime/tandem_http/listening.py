@@ -96,6 +96,18 @@ class Connection(web.RequestHandler):
         else:
             text = f"This is no HTTP request: {reason}."
             code = "malformed_request"
+        return self._refusal(request, status, text, code)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Expectations are looked at before any middleware is asked, which would shape and number the refusal."""
+        if isinstance(resp, web.HTTPExpectationFailed):
+            text = "The only expectation that is met is 100-continue."
+            resp = self._refusal(request, 417, text, "expectation_failed")
+        return await super().finish_response(request, resp, start_time)
+
+    def _refusal(self, request: web.BaseRequest, status: int, text: str, code: str) -> web.Response:
         error = {"message": text, "type": "invalid_request_error", "param": None, "code": code}
         self._refused = True
         response = _Refusal(status=status, body=json.dumps({"error": error}).encode(), content_type="application/json")

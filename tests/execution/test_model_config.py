@@ -119,6 +119,50 @@ def test_a_size_that_is_none_is_named(tmp_path: Path, value: Any) -> None:
         parse(tmp_path, QWEN25 | {"hidden_size": value})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": "Qwen2ForCausalLM"}, "architectures must be a list of names"),
+        ({"architectures": 7}, "architectures must be a list of names"),
+        ({"max_position_embeddings": None}, "max_position_embeddings must be a whole number"),
+        ({"max_position_embeddings": "32768"}, "max_position_embeddings must be a whole number"),
+        ({"rms_norm_eps": "1e-6"}, "rms_norm_eps must be a number above 0"),
+        ({"rms_norm_eps": -1e-6}, "rms_norm_eps must be a number above 0"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false"),
+        ({"num_key_value_heads": 7}, "40 num_attention_heads cannot share 7 num_key_value_heads"),
+        ({"head_dim": 127}, "head_dim must be even"),
+        ({"eos_token_id": "</s>"}, "eos_token_id must be a whole number or a list of them"),
+        ({"eos_token_id": [151645, None]}, "eos_token_id must be a whole number or a list of them"),
+        ({"quantization_config": "fp8"}, "quantization_config must be an object"),
+        ({"rope_theta": "1e6"}, "rope_theta must be a number above 0"),
+        ({"rope_scaling": "yarn"}, "rope_scaling must be an object"),
+        ({"rope_parameters": [1]}, "rope_parameters must be an object"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "lacks the field 'low_freq_factor'"),
+        (QWEN3_MOE | {"num_experts": "128"}, "num_experts must be a whole number"),
+        (QWEN3_MOE | {"num_experts_per_tok": 129}, "num_experts_per_tok is 129, of 128 experts"),
+        (QWEN3_MOE | {"mlp_only_layers": ["1"]}, "mlp_only_layers must be a whole number or a list"),
+        (QWEN3_MOE | {"decoder_sparse_step": 0}, "decoder_sparse_step must be a whole number of at least 1"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """Symptom: a traceback at start, or with an eos of text a server that never became ready."""
+    with pytest.raises((StartupError, UnsupportedModelError)) as error:
+        parse(tmp_path, QWEN25 | change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_eos_of_the_wrong_kind_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"generation_config.json: eos_token_id must be a whole number"):
+        parse(tmp_path, QWEN25, {"eos_token_id": ["</s>"]})
+
+
+def test_an_eos_that_no_logit_has_is_none(tmp_path: Path) -> None:
+    """Symptom: any request with `min_tokens` ended the engine: IndexError. Cause: the ids that it bars are indexes."""
+    assert parse(tmp_path, QWEN25, {"eos_token_id": [151645, 152064, -1]}).eos_token_ids == (151645,)
+    assert parse(tmp_path, QWEN25, {"eos_token_id": 999_999}).eos_token_ids == (151645,)
+
+
 def test_a_field_that_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"config.json lacks the field 'vocab_size'"):
         parse(tmp_path, {k: v for k, v in QWEN25.items() if k != "vocab_size"})
@@ -210,7 +254,7 @@ def test_tensor_parallel_sizes_that_do_not_divide(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=r"--tensor-parallel-size 3 does not divide .* 40 \(attention heads\)"):
         check_divisible(model, 3)
     with pytest.raises(StartupError, match=r"neither divides .* 8 KV heads"):
-        check_divisible(parse(tmp_path, QWEN25 | {"num_attention_heads": 60, "head_dim": 128}), 12)
+        check_divisible(parse(tmp_path, QWEN25 | {"num_attention_heads": 24, "head_dim": 128}), 12)
 
 
 def test_a_longer_context_than_the_model_has(tmp_path: Path) -> None:

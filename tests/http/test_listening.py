@@ -108,6 +108,14 @@ def test_a_client_that_is_still_sending_sees_why_it_is_refused() -> None:
         assert run(asked()).startswith(b"HTTP/1.0 431 ")
 
 
+async def test_expectations_of_a_client_that_are_unknown() -> None:
+    """They got plain text from the gateway, and from a pod a closed connection."""
+    async with server() as port:
+        head, _, body = (await said(port, GET + b"Expect: 200-ok\r\n\r\n")).partition(b"\r\n\r\n")
+    assert head.split()[1] == b"417"
+    assert json.loads(body)["error"]["code"] == "expectation_failed"
+
+
 async def test_a_bug_in_a_handler_still_leaves_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async def fail(request: web.Request) -> web.Response:
         raise ZeroDivisionError

@@ -67,6 +67,12 @@ async def test_what_is_no_http(server: Server) -> None:
     assert (status, json.loads(body)["error"]["code"]) == (400, "malformed_request")
 
 
+async def test_an_expectation_that_no_server_has(http: aiohttp.ClientSession) -> None:
+    """It is refused before the request has an id, whose lack closed the connection without a word."""
+    async with http.post(CHAT, json={}, headers={"Expect": "200-ok"}) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (417, "expectation_failed")
+
+
 async def test_compressed_bodies(http: aiohttp.ClientSession) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "deflate"}
     async with http.post(TEXT, data=zlib.compress(b" " * 50_000_000), headers=headers) as response:

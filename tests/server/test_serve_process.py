@@ -25,7 +25,10 @@ READY_WITHIN_S = 120.0
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build_tiny_model(tmp_path_factory.mktemp("models") / "tiny-qwen3", "qwen3")
+    """Beside it lies a module of the user's own, where the pods are started from."""
+    models = tmp_path_factory.mktemp("models")
+    (models / "types.py").write_text("raise SystemExit('this is no module of the server')")
+    return tiny_models.build_tiny_model(models / "tiny-qwen3", "qwen3")
 
 
 def free_port() -> int:
@@ -40,12 +43,14 @@ class Pod:
         self.port = free_port()
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "tandem_cli.main", "serve", f"--model={model}", "--host=127.0.0.1"),
+                str(Path(sys.executable).with_name("tandem")),
+                *("serve", f"--model={model}", "--host=127.0.0.1"),
                 *(f"--port={self.port}", f"--metrics-port={free_port()}", "--device=cpu", "--cpu-threads=1"),
                 *("--kv-cache-memory=16MiB", *argv),
             ],
             stderr=subprocess.PIPE,
             text=True,
+            cwd=model.parent,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tandem_runtime.core.errors import StartupError, UnsupportedModelError
+from tandem_runtime.execution.config_fields import count, flag, mapping, positive, strings, whole_numbers
 from tandem_runtime.execution.fp8 import BLOCK
 from tandem_runtime.execution.rope_scaling import context_length, rope_parameters
 
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
 DType = Literal["float32", "float16", "bfloat16"]
 DTYPES: tuple[DType, ...] = ("float32", "float16", "bfloat16")
 
@@ -80,12 +83,12 @@ class ModelConfig:
 
         Raises `UnsupportedModelError` for what this runtime cannot execute, `StartupError` for what cannot be read.
         """
-        raw = _read_json(folder / "config.json")
-        generation = _read_json(folder / "generation_config.json", missing_ok=True)
+        raw = _read_json(folder / CONFIG)
+        generation = _read_json(folder / GENERATION, missing_ok=True)
         try:
             return _parse(raw, generation, rope_parameters(raw, rope_scaling, max_model_len=max_model_len))
         except KeyError as error:
-            raise UnsupportedModelError(f"{folder / 'config.json'} lacks the field {error}") from None
+            raise UnsupportedModelError(f"{folder / CONFIG} lacks the field {error}") from None
 
     def is_moe_layer(self, layer: int) -> bool:
         return self.moe is not None and layer not in self.moe.dense_layers and (layer + 1) % self.moe.sparse_step == 0
@@ -105,44 +108,42 @@ def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
     return value
 
 
-def _count(raw: dict[str, Any], name: str) -> int:
-    value = raw[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise StartupError(f"config.json: {name} must be a whole number of at least 1, not {value!r}")
-    return value
-
-
 def _parse(raw: dict[str, Any], generation: dict[str, Any], rope: dict[str, Any]) -> ModelConfig:
-    architecture = next(iter(raw.get("architectures") or []), None)
+    architecture = next(iter(strings(raw, "architectures")), None)
     family = FAMILIES.get(architecture) if architecture else None
     if architecture is None:
         raise UnsupportedModelError("config.json names no model class under 'architectures'")
     if family is None:
         raise UnsupportedModelError(f"architecture {architecture} is not supported; supported: {', '.join(FAMILIES)}")
     _refuse_unsupported(raw)
-    bias = bool(raw.get("attention_bias", False))
-    heads = _count(raw, "num_attention_heads")
-    hidden = _count(raw, "hidden_size")
+    bias = flag(raw, "attention_bias")
+    heads, hidden, vocab_size = (count(raw, name) for name in ("num_attention_heads", "hidden_size", "vocab_size"))
+    kv_heads = count(raw, "num_key_value_heads", heads)
+    head_dim = count(raw, "head_dim", hidden // heads)
+    if heads % kv_heads:
+        raise StartupError(f"config.json: {heads} num_attention_heads cannot share {kv_heads} num_key_value_heads")
+    if head_dim % 2:
+        raise StartupError(f"config.json: head_dim must be even, for rotary embeddings, not {head_dim}")
     return ModelConfig(
         architecture=architecture,
-        vocab_size=_count(raw, "vocab_size"),
+        vocab_size=vocab_size,
         hidden_size=hidden,
-        intermediate_size=_count(raw, "intermediate_size"),
-        num_layers=_count(raw, "num_hidden_layers"),
+        intermediate_size=count(raw, "intermediate_size"),
+        num_layers=count(raw, "num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=_count(raw, "num_key_value_heads") if raw.get("num_key_value_heads") is not None else heads,
-        head_dim=_count(raw, "head_dim") if raw.get("head_dim") is not None else hidden // heads,
-        rms_norm_eps=raw["rms_norm_eps"],
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=positive(raw, "rms_norm_eps"),
         qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
         o_bias=bias if family.o_bias is None else family.o_bias,
-        mlp_bias=bool(raw.get("mlp_bias", False)),
+        mlp_bias=flag(raw, "mlp_bias"),
         qk_norm=family.qk_norm,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        max_position_embeddings=context_length(int(raw["max_position_embeddings"]), rope),
+        tie_word_embeddings=flag(raw, "tie_word_embeddings"),
+        max_position_embeddings=context_length(count(raw, "max_position_embeddings"), rope),
         rope=rope,
         moe=_moe(raw) if family.moe else None,
         dtype=_dtype(raw),
-        eos_token_ids=_eos(generation) or _eos(raw),
+        eos_token_ids=_eos(generation, GENERATION, vocab_size) or _eos(raw, CONFIG, vocab_size),
         quantization=_quantization(raw),
     )
 
@@ -155,11 +156,11 @@ def _refuse_unsupported(raw: dict[str, Any]) -> None:
 
 
 def _quantization(raw: dict[str, Any]) -> Literal["fp8"] | None:
-    described = raw.get("quantization_config")
+    described = mapping(raw, "quantization_config")
     if not described:
         return None
     method, block = described.get("quant_method"), described.get("weight_block_size")
-    if method != "fp8" or list(block or ()) != [BLOCK, BLOCK]:
+    if method != "fp8" or block != [BLOCK, BLOCK]:
         raise UnsupportedModelError(
             f"quantization {method} (weight_block_size {block}) is not supported; supported: fp8 in blocks of"
             f" {BLOCK} x {BLOCK}, or an unquantized checkpoint"
@@ -168,13 +169,17 @@ def _quantization(raw: dict[str, Any]) -> Literal["fp8"] | None:
 
 
 def _moe(raw: dict[str, Any]) -> MoeConfig:
+    num_experts = count(raw, "num_local_experts" if raw.get("num_experts") is None else "num_experts")
+    experts_per_token = count(raw, "num_experts_per_tok")
+    if experts_per_token > num_experts:
+        raise StartupError(f"config.json: num_experts_per_tok is {experts_per_token}, of {num_experts} experts")
     return MoeConfig(
-        num_experts=raw.get("num_experts") or raw["num_local_experts"],
-        experts_per_token=raw["num_experts_per_tok"],
-        intermediate_size=raw["moe_intermediate_size"],
-        norm_topk_prob=bool(raw.get("norm_topk_prob", False)),
-        sparse_step=raw.get("decoder_sparse_step", 1),
-        dense_layers=frozenset(raw.get("mlp_only_layers") or ()),
+        num_experts=num_experts,
+        experts_per_token=experts_per_token,
+        intermediate_size=count(raw, "moe_intermediate_size"),
+        norm_topk_prob=flag(raw, "norm_topk_prob"),
+        sparse_step=count(raw, "decoder_sparse_step", 1),
+        dense_layers=frozenset(whole_numbers(raw, "mlp_only_layers")),
     )
 
 
@@ -185,8 +190,7 @@ def _dtype(raw: dict[str, Any]) -> DType:
     return name
 
 
-def _eos(raw: dict[str, Any]) -> tuple[int, ...]:
-    ids = raw.get("eos_token_id")
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list) else (int(ids),)
+def _eos(raw: dict[str, Any], file: str, vocab_size: int) -> tuple[int, ...]:
+    """Without ids that no logit has, which configs copied from another model or padded with -1 name: none can be
+    sampled, and `min_tokens` bars the others by index."""
+    return tuple(token for token in whole_numbers(raw, "eos_token_id", file=file) if 0 <= token < vocab_size)

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from tandem_runtime.core.errors import StartupError, UnsupportedModelError
+from tandem_runtime.execution.config_fields import mapping, positive
 
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 _FLAG = "--rope-scaling"
@@ -20,8 +21,9 @@ def rope_parameters(raw: dict[str, Any], flag: str | None, *, max_model_len: int
     YaRN without a factor gets the one that stretches the original length to `max_model_len`.
     Raises `StartupError`, `UnsupportedModelError`.
     """
-    rope = _typed(dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {}))
+    rope = _typed(mapping(raw, "rope_scaling") | mapping(raw, "rope_parameters"))
     rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
+    positive(rope, "rope_theta")
     if flag is not None:
         asked = _parse(flag)
         rope = {"rope_theta": rope["rope_theta"]} | asked if flag == "none" else rope | asked
@@ -39,6 +41,9 @@ def rope_parameters(raw: dict[str, Any], flag: str | None, *, max_model_len: int
             remedy = "; give --max-model-len, or yarn:FACTOR" if rope["rope_type"] == "yarn" else ""
             raise StartupError(f"rope_type {rope['rope_type']} needs a factor{remedy}")
         _check(rope, "factor", least=1)
+    if rope["rope_type"] == "llama3":
+        for name in ("low_freq_factor", "high_freq_factor"):
+            positive(rope, name)
     return rope
 
 

@@ -56,7 +56,9 @@ async def frame(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """An `on_response_prepare` signal: streams have no other moment for headers."""
-    response.headers[headers.REQUEST_ID] = request[REQUEST_ID]
+    # None where the request was refused before `frame` saw it.
+    if (number := request.get(REQUEST_ID)) is not None:
+        response.headers[headers.REQUEST_ID] = number
 
 
 def _begin_span(request: web.Request) -> Span:
