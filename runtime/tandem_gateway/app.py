@@ -166,6 +166,8 @@ class GatewayApp:
             response = _answer(errors.MethodNotAllowed(f"{request.path} does not take {request.method}."))
             response.headers["Allow"] = ", ".join(sorted(refusal.allowed_methods))
             return response
+        except ConnectionResetError:
+            raise  # the client has left: of the pods' connections such an error goes by other names
         except Exception:
             log.exception("request failed", extra={"fields": {"request_id": request[TRACE].request_id}})
             return _answer(errors.ApiError("The gateway failed; its log tells why."))

@@ -45,7 +45,7 @@ def attempt_span(delivery: Delivery, picked: Picked) -> Iterator[Span]:
     except Lost as lost:
         fail(span, lost.error)
         raise
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, ConnectionResetError):
         span.fail("client_closed")
         raise
     except Exception as error:

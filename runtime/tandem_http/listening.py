@@ -66,7 +66,8 @@ async def listening(
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's, but for its answer to what it cannot parse: text, a traceback in the log, and often a reset."""
+    """aiohttp's, but for its answer to what it cannot parse: text, a traceback in the log, and often a reset. It also
+    leaves a traceback of every client that resets its connection within an answer."""
 
     _refused = False
 
@@ -81,6 +82,8 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client has left; aiohttp closes the connection
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         # What comes after the first line is a drawing of where in the bytes it went wrong.

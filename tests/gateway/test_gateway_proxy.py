@@ -11,10 +11,12 @@ from pathlib import Path
 import aiohttp
 import openai
 import pytest
+import uvloop
 from aiohttp import web
 from gateway.eventually import eventually
 from gateway.fake_engine import FakeEngine, status, stream_bytes
 from gateway.harness import CHAT, gateway_before
+from support.raw_http import reset_within_the_answer
 from tandem_contract import headers, ticket
 from yarl import URL
 
@@ -25,6 +27,25 @@ KEY = "k" * 32
 def key_file(tmp_path: Path) -> str:
     (tmp_path / "ticket-keys").write_text(KEY + "\n")
     return str(tmp_path / "ticket-keys")
+
+
+def test_a_client_that_resets_its_connection_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    """On uvloop each counted as a 500 of the gateway's, with a traceback: the next write met the reset before aiohttp
+    had told of it."""
+
+    async def run() -> None:
+        async with FakeEngine(words=20_000, interval=0.0002) as engine, gateway_before(engine) as client:
+            body = b'{"model": "m", "stream": true, "messages": []}'
+            await reset_within_the_answer("127.0.0.1", client.gateway.api_port, CHAT, body)
+
+            async def counted() -> bool:
+                return await client.metric(f'tandem_gateway_requests_total{{code="499",route="{CHAT}"}}') == 1
+
+            await eventually(counted)
+            await asyncio.wait_for(engine.cancelled.wait(), 5)
+
+    uvloop.run(run())
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 async def test_bodies_and_streams_pass_byte_for_byte() -> None:

@@ -7,12 +7,13 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
 import psutil
 import pytest
 import uvloop
 from aiohttp import web
+from support.raw_http import reset_within_the_answer
 from tandem_http.body import BodyTooSlow, Pace, read_body
 from tandem_http.listening import listening
 
@@ -125,6 +126,36 @@ async def test_a_bug_in_a_handler_still_leaves_its_traceback(caplog: pytest.LogC
     async with listening(app, host="127.0.0.1", port=0, backlog=16) as port:
         assert b" 500 " in await said(port, GET + b"\r\n")
     assert any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_client_that_resets_its_connection_leaves_no_traceback(
+    run: Callable[[Coroutine[None, None, None]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """On uvloop the next write raises before aiohttp cancels the handler: each such client was logged as a bug."""
+
+    async def talk() -> None:
+        over = asyncio.Event()
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            try:
+                while True:
+                    await response.write(b"word")
+                    await asyncio.sleep(0)
+            finally:
+                over.set()
+
+        app = web.Application()
+        app.router.add_post("/", answer)
+        async with listening(app, host="127.0.0.1", port=0, backlog=16) as port:
+            await reset_within_the_answer("127.0.0.1", port, "/", b"")
+            async with asyncio.timeout(SOON_S):
+                await over.wait()
+
+    run(talk())
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.parametrize("before", [b"", GET + b"\r\n"], ids=["at first", "behind a request in order"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable
 
 Said = tuple[int, bytes]
@@ -25,6 +27,20 @@ async def half_a_body(host: str, port: int, path: str) -> AsyncIterator[Awaitabl
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n"
         writer.write(head.encode() + b'{"model":')
         yield _answer(reader)
+
+
+async def reset_within_the_answer(host: str, port: int, path: str, body: bytes) -> None:
+    """A client that closes its connection with bytes unread, as one does that is killed while it is streamed to."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await loop.sock_connect(client, (host, port))
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        await loop.sock_sendall(client, head.encode() + body)
+        await loop.sock_recv(client, 100)
 
 
 async def _answer(reader: asyncio.StreamReader) -> Said:

@@ -81,7 +81,7 @@ class Linears:
 
     load: Callable[[WeightSource, Sequence[Part], torch.Tensor | None], Product]
     of: Callable[[torch.Tensor, torch.Tensor | None], Product]
-    """From a tensor that the caller may overwrite afterwards."""
+    """From a tensor that is the product's to keep."""
     tied: Callable[[WeightSource, Sequence[Part]], TiedProduct]
 
 
