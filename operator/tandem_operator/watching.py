@@ -11,7 +11,7 @@ from typing import Any
 import kopf
 from tandem_contract import labels
 
-from tandem_operator.api.service import GROUP, PLURAL, VERSION
+from tandem_operator.api.service import GROUP, KIND, PLURAL, VERSION
 from tandem_operator.cluster.client import login
 from tandem_operator.plan.names import MANAGER
 
@@ -38,7 +38,10 @@ def registry(changed: Changed) -> kopf.OperatorRegistry:
 
         @kopf.on.event(group, version, plural, labels={labels.MANAGED_BY: MANAGER}, registry=handlers)  # type: ignore[untyped-decorator]
         def on_child(namespace: str, meta: kopf.Meta, **_: Any) -> None:
-            changed(namespace, meta["labels"][labels.SERVICE])
+            # Its owner is asked, not the label that names the service: a hand may just have taken that away.
+            for owner in meta.get("ownerReferences", []):
+                if owner["kind"] == KIND and owner.get("controller"):
+                    changed(namespace, owner["name"])
 
     return handlers
 

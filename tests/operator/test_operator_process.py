@@ -11,12 +11,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from support.bad_specs import GOOD
 from support.bad_specs import service as body_of
 from support.fake_cluster import FakeCluster
+from tandem_contract import labels
 
 pytestmark = pytest.mark.processes
 DEADLINE_S = 20.0
@@ -169,6 +171,21 @@ async def test_service_whose_event_never_came_is_found_by_the_next_round(rig: Ri
     rig.cluster.deaf.add("inferenceservices")
     await rig.cluster.put(GOOD)
     await rig.becomes_ready(process)
+
+
+async def test_child_that_lost_its_label_gets_it_back_at_once(rig: Rig) -> None:
+    """Symptom: a traceback in the log, and nothing done before the next resync."""
+    process = await rig.start("--resync=3600")
+    await rig.cluster.put(GOOD)
+    await rig.becomes_ready(process)
+
+    def child() -> dict[str, Any]:
+        return rig.cluster.get("Service", "chat-gateway") or {}
+
+    kept = {key: value for key, value in child()["metadata"]["labels"].items() if key != labels.SERVICE}
+    await rig.cluster.put({**child(), "metadata": {**child()["metadata"], "labels": kept}})
+    await eventually(lambda: labels.SERVICE in child()["metadata"]["labels"], lambda: "\n".join(process.log))
+    assert not any("Traceback" in line for line in process.log), process.log
 
 
 async def test_operator_waits_for_the_crd(rig: Rig) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.infsvc import observed, plan, pods_of, service
+from tandem_contract.fetch_flags import EXIT_PERMANENT, EXIT_RETRYABLE
 from tandem_operator.api.service import InferenceServiceStatus
 from tandem_operator.plan.context import Manifest, Service
 from tandem_operator.plan.observed import Observed
@@ -78,6 +79,27 @@ def download_refused(cluster: Cluster) -> None:
     message = "AccessDenied: 403 on tos://b/p; check storage.secretRef"
     init(cluster, "prefill", {"waiting": {"reason": "CrashLoopBackOff"}},
          {"terminated": {"exitCode": 78, "reason": "Error", "message": message}})  # fmt: skip
+
+
+def download_refused_again(cluster: Cluster) -> None:
+    """Symptom: with each attempt of a download that cannot work, READY went back to "Downloading", and DEGRADED told
+    of the back-off instead of the reason."""
+    message = "download failed (access_denied, needs a change): 403 SignatureDoesNotMatch"
+    init(cluster, "decode", {"running": {}}, {"terminated": {"exitCode": EXIT_PERMANENT, "message": message}})
+    backed_off(cluster)
+
+
+def downloading_again(cluster: Cluster) -> None:
+    message = "download failed (unreachable, may succeed later): connection reset"
+    init(cluster, "decode", {"running": {}}, {"terminated": {"exitCode": EXIT_RETRYABLE, "message": message}})
+    cluster.pods["prefill"].clear()
+    backed_off(cluster)
+
+
+def backed_off(cluster: Cluster) -> None:
+    pod = cluster.pods["decode"][0]
+    pod["status"]["phase"] = "Pending"
+    cluster.events[pod["metadata"]["name"]] = "Back-off restarting failed container fetch"
 
 
 def downloading(cluster: Cluster) -> None:
@@ -188,6 +210,9 @@ CASES: list[tuple[Callable[[Cluster], None], dict[str, tuple[str, str]], str]] =
                         "Degraded": ("True", "ModelDownloadFailed")}, "403 on tos://b/p; check storage.secretRef"),
     (downloading, {"Ready": ("False", "Downloading"), "ModelReady": ("False", "Downloading"),
                    "Degraded": ("False", "Healthy"), "Progressing": ("True", "Starting")}, "kubectl logs POD -c fetch"),
+    (download_refused_again, {"Ready": ("False", "ModelDownloadFailed"), "Degraded": ("True", "ModelDownloadFailed")},
+     "403 SignatureDoesNotMatch"),
+    (downloading_again, {"Ready": ("False", "Downloading"), "Degraded": ("False", "Healthy")}, "kubectl logs POD"),
     (image_missing, {"Ready": ("False", "ImagePullFailed"), "DecodeReady": ("False", "ImagePullFailed"),
                      "PrefillReady": ("True", "AllReady"), "Degraded": ("True", "ImagePullFailed")},
      "tandem-runtime:9"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from tandem_contract.fetch_flags import EXIT_PERMANENT
+
 from tandem_operator.plan.context import Manifest
 
 HARMLESS = frozenset({"ContainerCreating", "PodInitializing"})
@@ -47,8 +49,9 @@ def trouble(pod: Manifest, events: Mapping[str, str]) -> Trouble | None:
         node = pod.get("spec", {}).get("nodeName")
         message = f"node {node} does not answer; if it is gone for good, kubectl delete node {node}"
         return Trouble("NodeLost", message, name, False)
-    # Before a container exists (a missing Secret, a volume that cannot be mounted) only events tell.
-    if status.get("phase") == "Pending" and name in events:
+    # Before a container exists (a missing Secret, a volume that cannot be mounted) only events tell; later ones only
+    # repeat that it was started again.
+    if status.get("phase") == "Pending" and not fetching(pod) and name in events:
         return Trouble("PodNotStarting", events[name], name, False)
     return None
 
@@ -71,6 +74,9 @@ def _of_container(pod: str, container: Manifest, *, fetching: bool) -> Trouble |
     waiting, ended = state.get("waiting"), state.get("terminated")
     if ended and ended.get("exitCode", 0) != 0:
         last = ended
+    elif fetching and "running" in state and last.get("exitCode") == EXIT_PERMANENT:
+        # It is refused once more: the answer must not come and go with each attempt.
+        pass
     elif waiting and waiting.get("reason") in IMAGE:
         return Trouble("ImagePullFailed", f"{container.get('image', '')}: {waiting.get('message', '')}", pod, False)
     elif waiting and waiting.get("reason") == "CreateContainerConfigError":
