@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tandem_cluster.kubectl import Kubectl
 
 CHART = Path(__file__).resolve().parents[2] / "charts/tandem"
 NAME = NAMESPACE = "tandem-e2e"
 OPERATOR_IMAGE, ENGINE_IMAGE = "localhost/tandem-e2e/operator", "localhost/tandem-e2e/runtime"
+LATER_COLUMN = "URL"
 RESYNC_S = 5
 """Short, so that several resyncs pass within a test."""
+
+
+def earlier_chart(folder: Path) -> Path:
+    """This checkout's chart as an earlier version might have been: its CRD lacks a column."""
+    chart = shutil.copytree(CHART, folder / "tandem")
+    description, crd = chart / "Chart.yaml", chart / "files/crd.yaml"
+    description.write_text(json.dumps(yaml.safe_load(description.read_text()) | {"version": "0.0.9"}))
+    definition = yaml.safe_load(crd.read_text())
+    columns = definition["spec"]["versions"][0]["additionalPrinterColumns"]
+    columns.remove(next(column for column in columns if column["name"] == LATER_COLUMN))
+    crd.write_text(yaml.safe_dump(definition))
+    return chart
 
 
 @dataclass(frozen=True)
@@ -22,7 +37,7 @@ class Release:
     kubectl: Kubectl
     """In the operator's namespace."""
 
-    def install(self, **values: Any) -> None:
+    def install(self, chart: Path = CHART, **values: Any) -> None:
         """Also upgrades. `values` go over the tests' own, section by section."""
         ours: dict[str, Any] = {
             "image": {"repository": OPERATOR_IMAGE, "tag": "1"},
@@ -31,7 +46,7 @@ class Release:
         }
         merged = ours | {section: ours.get(section, {}) | chosen for section, chosen in values.items()}
         self._helm(
-            "upgrade", "--install", NAME, str(CHART), "--create-namespace", "--wait", "--timeout=180s", "--values=-",
+            "upgrade", "--install", NAME, str(chart), "--create-namespace", "--wait", "--timeout=180s", "--values=-",
             stdin=json.dumps(merged),
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from support import models, pods, store
-from support.release import RESYNC_S, Release
+from support.release import LATER_COLUMN, RESYNC_S, Release
 from support.services import ENGINE_FLAGS, KEY, SERVED_NAME, SLOW_S, Service, eventually, manifest, secrets
 from support.traffic import Traffic
 from tandem_cluster.kubectl import Kubectl
@@ -177,7 +177,7 @@ def test_killed_processes_fail_only_what_they_were_answering(
         assert len(cut_off) <= (0 if role == "prefill" else 2), (role, cut_off)
 
 
-def test_an_operator_killed_amid_a_rollout_finishes_it(
+def test_a_rollout_outlives_its_operator_and_the_api_server(
     service: Service, release: Release, traffic: Traffic, moment: float, throwaway: Callable[..., None]
 ) -> None:
     (before,) = service.revisions()
@@ -188,6 +188,7 @@ def test_an_operator_killed_amid_a_rollout_finishes_it(
         eventually(
             lambda operator=operator, kills=kills: pods.restarts(release.kubectl, operator) >= kills, service.tell, 60
         )
+    throwaway("restart", "kube-apiserver")
     service.becomes_ready()
     assert before not in service.revisions()
     assert traffic.failures(moment) == []
@@ -226,14 +227,16 @@ def test_suspend_stops_every_pod_and_resume_starts_them(service: Service, traffi
     assert [request for request in traffic.failures(resumed) if request.began > resumed] == []
 
 
-def test_an_upgrade_of_the_operator_leaves_pods_alone(
+def test_an_upgrade_of_chart_and_crd_leaves_pods_alone(
     service: Service, bystander: Service, release: Release, traffic: Traffic, moment: float
 ) -> None:
     serving, operators = service.identities() | bystander.identities(), release.operator_pods()
+    assert LATER_COLUMN not in service.kubectl("get", "infsvc")
     release.install(engineImage={"tag": "2"}, operator={"resyncSeconds": RESYNC_S, "logLevel": "debug"})
     eventually(lambda: not set(operators) & set(release.operator_pods()), service.tell, 60)
     service.becomes_ready()
     assert service.identities() | bystander.identities() == serving
+    assert LATER_COLUMN in service.kubectl("get", "infsvc")
     assert traffic.failures(moment) == []
 
 
