@@ -123,6 +123,13 @@ class ServeFlags:
             self, "tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "page_size"
         )
         _distinct_ports(self, "port", "metrics_port", "handoff_port")
+        if self.max_num_seqs > self.max_num_batched_tokens:
+            raise FlagError(
+                f"--max-num-seqs must be at most --max-num-batched-tokens ({self.max_num_batched_tokens}), not "
+                f"{self.max_num_seqs}: a step has a token for every running sequence"
+            )
+        if not 0 <= self.kv_data_port <= 65536 - self.tensor_parallel_size:
+            raise FlagError("--kv-data-port must leave a port up to 65535 for each rank, or be 0 for any free ones")
         _at_least_one(self, "num_speculative_tokens", "prompt_lookup_min", "speculative_disable_by_batch_size")
         if self.prompt_lookup_max < self.prompt_lookup_min:
             raise FlagError("--prompt-lookup-max must be at least --prompt-lookup-min")

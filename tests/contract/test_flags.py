@@ -85,6 +85,8 @@ def test_a_repeated_flag_does_not_leak_into_the_next_command_line() -> None:
         (ServeFlags, ["--model=/m", "--gpu-memory-utilization=1.5"], "--gpu-memory-utilization"),
         (ServeFlags, ["--model=/m", "--page-size=0"], "--page-size"),
         (ServeFlags, ["--model=/m", "--max-model-len=1"], "--max-model-len"),
+        (ServeFlags, ["--model=/m", "--max-num-batched-tokens=63"], "--max-num-seqs"),
+        (ServeFlags, ["--model=/m", "--max-num-seqs=2049"], "--max-num-seqs"),
         (ServeFlags, ["--model=/m", "--dtype=int3"], "--dtype"),
         (ServeFlags, ["--model=/m", "--max-num-seq=3"], "--max-num-seq"),
         (ServeFlags, ["--model=/m", "--request-timeout=nan"], "--request-timeout"),
@@ -126,6 +128,8 @@ def test_a_bad_command_line_names_the_flag(
         ({"port": 9000, "handoff_port": 9000}, "--handoff-port must differ from --port"),
         ({"port": 99999}, "--port must be between"),
         ({"metrics_port": -1}, "--metrics-port must be between"),
+        ({"kv_data_port": -1}, "--kv-data-port must leave a port"),
+        ({"kv_data_port": 65534, "tensor_parallel_size": 4}, "--kv-data-port must leave a port"),
     ],
 )
 def test_ports_that_cannot_be_listened_on_are_named(ports: dict[str, int], message: str) -> None:
