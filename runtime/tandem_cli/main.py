@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # Of every Python process from here on: a types.py or http.py in the folder where the user stands is none of ours.
     os.environ["PYTHONSAFEPATH"] = "1"
+    if os.getpid() == 1:
+        # Of a container: the kernel drops a SIGTERM that its first process does not handle, and a pod deleted while it
+        # imports would then serve on, its GPUs held, until it is killed. The command's own handler follows.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     return invoke(name, command, rest)
 
 

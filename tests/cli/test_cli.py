@@ -1,5 +1,6 @@
 """The `tandem` command as a person types it."""
 
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -67,6 +68,23 @@ def test_a_missing_extra_is_one_line_with_the_remedy(capsys: pytest.CaptureFixtu
     assert invoke("serve", Command("", "runtime", handler), []) == 1
     message = "tandem serve: the package a_package_nobody_has is not installed; pip install 'tandem-serving[runtime]'\n"
     assert capsys.readouterr().err == message
+
+
+def test_the_first_process_of_a_container_ends_when_told_to_while_it_imports() -> None:
+    """Symptom: a pod deleted a few seconds after its start loaded its model, served, and held its GPUs for the whole
+    grace period."""
+    alone = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
+    if subprocess.run([*alone, "true"], capture_output=True, timeout=60, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody make a PID namespace")
+    script = """\
+import os, signal, sys
+from tandem_cli.main import COMMANDS, Command, main
+
+COMMANDS["import"] = Command("", "", lambda argv: os.kill(os.getpid(), signal.SIGTERM))
+sys.exit(main(["import"]))
+"""
+    told = subprocess.run([*alone, sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
+    assert told.returncode == 128 + signal.SIGTERM, told.stderr
 
 
 def test_a_module_of_ours_that_is_missing_is_a_bug_and_not_hidden() -> None:
