@@ -95,6 +95,7 @@ class Choice:
         self._fed = 0
         """Characters of content so far, those held back by the stop matcher included."""
         self._shown = 0
+        """Characters of content that went out in earlier deltas."""
         self._unreleased: list[Scored] = []
         self._silent: list[EngineOutput] = []
         """Outputs since the last delta that showed something."""
@@ -125,6 +126,7 @@ class Choice:
                 delta.finish = "tool_calls"
         self.finish = delta.finish
         self._release(delta)
+        self._shown += len(delta.content)
         delta.outputs = [*self._silent, output]
         delta.held = tuple(self._unreleased)
         self._silent = [] if delta else delta.outputs
@@ -152,6 +154,7 @@ class Choice:
             self._feed(text, delta)
             if self._stops.stopped or self._calls_done:
                 return
+            self._release(delta)  # after each token: what goes out must not depend on how tokens come
 
     @property
     def _calls_done(self) -> bool:
@@ -189,9 +192,7 @@ class Choice:
 
     def _release(self, delta: Delta) -> None:
         """Logprobs go out with their text: those of held-back text wait, those of cut-off text never go."""
-        self._shown += len(delta.content)
-        if self._shown == self._fed:
-            delta.scored, self._unreleased = self._unreleased, []
-        else:
-            delta.scored = [scored for scored in self._unreleased if scored.offset < self._shown]
-            self._unreleased = self._unreleased[len(delta.scored) :]
+        shown = self._shown + len(delta.content)
+        released = [scored for scored in self._unreleased if shown == self._fed or scored.offset < shown]
+        delta.scored += released
+        self._unreleased = self._unreleased[len(released) :]
