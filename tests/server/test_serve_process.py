@@ -121,6 +121,16 @@ def test_a_killed_engine_ends_the_pod(pod: Pod) -> None:
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
+def test_an_end_while_loading_is_quiet(pod: Pod) -> None:
+    """Symptom: a traceback, 'Future exception was never retrieved'. Cause: the engine's end was nobody's to hear of."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while len(pod.children()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pod.process.send_signal(signal.SIGTERM)
+    status, log = pod.end()
+    assert (status, "Traceback" in log, "never retrieved" in log) == (0, False, False)
+
+
 def test_a_busy_port_is_one_clear_line(model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -261,6 +261,8 @@ class ProcessEngineClient:
                 self._failure.message if self._failure else f"the engine ended with status {self._process.exitcode}"
             )
             self._info.set_exception(StartupError(message))
+            # Nobody asks for it where the server was ended while the engine loaded.
+            self._info.exception()
         self._end_requests()
 
     def _end_requests(self) -> None:
