@@ -1,8 +1,8 @@
-"""Moves KV pages between two processes on loopback over the TCP transport and over plain sockets.
+"""Moves KV pages between two processes on loopback over a transport and over plain sockets.
 
-    python benchmarks/kv_transfer.py [--mib 256] [--rounds 7]
+    python benchmarks/kv_transfer.py [--mib 256] [--rounds 7] [--transport tcp nixl]
 
-Both in turns, so that a busy machine is equally busy for both. Prints GB/s (median and best), the ratio of medians to
+All in turns, so that a busy machine is equally busy for each. Prints GB/s (median and best), the ratio of medians to
 plain sockets, the receiver's CPU time (steadier than GB/s) and how much the receiving process grew.
 """
 
@@ -22,7 +22,10 @@ from typing import Any, NamedTuple
 import psutil
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.memory import PageMemory
-from tandem_runtime.transfer.protocol import ReceiveJob, ReceiveReport, SendJob, SendReport
+from tandem_runtime.transfer.nixl.agent import NixlAgent, dram
+from tandem_runtime.transfer.nixl.export import NixlExport
+from tandem_runtime.transfer.nixl.reads import NixlReads
+from tandem_runtime.transfer.protocol import NIXL, ReceiveJob, ReceiveReport, SendJob, SendReport
 from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
 
 SHAPES = {
@@ -41,13 +44,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--transport", nargs="+", choices=TRANSPORTS, default=["tcp"])
     args = parser.parse_args()
     print(f"{'':24}{'median GB/s':>12}{'best GB/s':>12}{'of sockets':>12}{'CPU s/GB':>12}{'RSS growth':>12}")
     for name, layout in SHAPES.items():
         pages = (args.mib << 20) // layout.page_bytes
-        plain, pages = in_turns(layout, pages, args.rounds, (receive_plain, send_plain), (receive_pages, send_pages))
+        ways = [TRANSPORTS[transport] for transport in args.transport]
+        plain, *measured = in_turns(layout, pages, args.rounds, (receive_plain, send_plain), *ways)
         report(f"{name} sockets", plain, plain)
-        report(f"{name} transfer", pages, plain)
+        for transport, its in zip(args.transport, measured, strict=True):
+            report(f"{name} {transport}", its, plain)
 
 
 class Measured(NamedTuple):
@@ -114,10 +120,18 @@ def touched(layout: KVLayout, pages: int) -> memoryview:
     return buffer
 
 
-def receive_pages(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]:
+def receive_tcp(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]:
+    return receive_pages(pipe, memory, rounds, None)
+
+
+def receive_nixl(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]:
+    return receive_pages(pipe, memory, rounds, NixlReads(NixlAgent(), memory.layout.page_bytes))
+
+
+def receive_pages(pipe: Pipe, memory: PageMemory, rounds: int, nixl: NixlReads | None) -> Iterator[float]:
     """Yields the seconds of each round."""
     reports: queue.SimpleQueue[ReceiveReport] = queue.SimpleQueue()
-    receiver = TcpReceiver(memory, reports.put, host="127.0.0.1")
+    receiver = TcpReceiver(memory, reports.put, host="127.0.0.1", nixl=nixl)
     slots = [(page, 1) for page in range(memory.num_pages)]
     for number in range(rounds):
         receiver.open(ReceiveJob(job_id=f"{number}", data_token="token", sender_tp=1, slots=slots))
@@ -130,16 +144,30 @@ def receive_pages(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float
     receiver.stop()
 
 
-def send_pages(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
-    memory = PageMemory(touched(layout, pages), layout, rank=0)
+def send_tcp(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
+    send_pages(pipe, layout, touched(layout, pages), rounds, None)
+
+
+def send_nixl(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
+    cache = touched(layout, pages)
+    send_pages(pipe, layout, cache, rounds, NixlExport(NixlAgent(), dram(cache)))
+
+
+def send_pages(pipe: Pipe, layout: KVLayout, cache: memoryview, rounds: int, nixl: NixlExport | None) -> None:
+    memory = PageMemory(cache, layout, rank=0)
+    pages = memory.num_pages
     reports: queue.SimpleQueue[SendReport] = queue.SimpleQueue()
-    sender = TcpSender(memory, reports.put)
+    sender = TcpSender(memory, reports.put, nixl=nixl)
+    transports = [NIXL] if nixl else []
     slots = [(page, 1) for page in range(pages)]
     for number in range(rounds):
         pipe.send("ready")
         port = pipe.recv()
         job = f"{number}"
-        sender.open(SendJob(job_id=job, data_token="token", host="127.0.0.1", data_ports=[port], slots=slots))
+        spec = SendJob(
+            job_id=job, data_token="token", host="127.0.0.1", data_ports=[port], slots=slots, transports=transports
+        )
+        sender.open(spec)
         for first in range(0, pages, CHUNK_PAGES):
             sender.send(job, first, list(range(first, min(pages, first + CHUNK_PAGES))))
         sender.finish(job)
@@ -172,6 +200,8 @@ def send_plain(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
             for page in range(pages):
                 connection.sendall(memory.outgoing(page, range(layout.num_kv_heads)))
 
+
+TRANSPORTS: dict[str, tuple[Receive, Send]] = {"tcp": (receive_tcp, send_tcp), "nixl": (receive_nixl, send_nixl)}
 
 if __name__ == "__main__":
     main()

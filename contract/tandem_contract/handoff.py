@@ -105,6 +105,8 @@ class ReserveGrant:
     """Secret that opens the KV data connections of this job."""
     data_ports: list[int]
     """KV data port of each of D's ranks, on the host of `decode_url`."""
+    transports: list[str] = field(default_factory=list)
+    """How D's ranks can take pages besides TCP: `nixl`. P uses one that it speaks too, else TCP."""
     first_page: int
     """Index, within the sequence, of the first slot (= held_tokens / page_size)."""
     slots: list[PageSlot] = field(default_factory=list)

@@ -5,20 +5,29 @@ from collections.abc import Callable, Iterator
 import pytest
 from tandem_runtime.transfer.local import LocalFabric
 from tandem_runtime.transfer.memory import PageMemory
-from transfer.rig import Rig, local_rig, staged, tcp_rig
+from transfer.rig import NixlAgents, Rig, local_rig, staged, tcp_rig
 
 MakeRig = Callable[..., Rig]
 
 
-@pytest.fixture(params=["local", "tcp", "tcp staged"])
+@pytest.fixture(scope="session")
+def nixl_agents() -> NixlAgents:
+    pytest.importorskip("nixl_cu13", reason="the extra `nixl` is not installed")
+    return NixlAgents()
+
+
+@pytest.fixture(params=["local", "tcp", "tcp staged", "nixl", "nixl staged"])
 def make_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
     """Builds rigs of each transport and stops them."""
     rigs: list[Rig] = []
     fabric = LocalFabric()
+    agents: NixlAgents | None = request.getfixturevalue("nixl_agents") if "nixl" in request.param else None
 
     def make(**shape: int) -> Rig:
         if request.param == "local":
             rig = local_rig(fabric, **shape)
+        elif agents:
+            rig = agents.rig(memory=staged if request.param == "nixl staged" else PageMemory, **shape)
         else:
             rig = tcp_rig(memory=staged if request.param == "tcp staged" else PageMemory, **shape)
         rigs.append(rig)
@@ -28,6 +37,21 @@ def make_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
     for rig in rigs:
         rig.stop()
     fabric.stop()
+
+
+@pytest.fixture(params=["tcp", "nixl"])
+def make_timed_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
+    """Rigs between whose ends are sockets."""
+    rigs: list[Rig] = []
+    build = tcp_rig if request.param == "tcp" else request.getfixturevalue("nixl_agents").rig
+
+    def make(stall_timeout_s: float = 10.0, **shape: int) -> Rig:
+        rigs.append(build(stall_timeout_s, **shape))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.stop()
 
 
 @pytest.fixture

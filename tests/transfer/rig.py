@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.local import LocalFabric, LocalReceiver, LocalSender
 from tandem_runtime.transfer.memory import PageMemory, PageSink, PageSource
+from tandem_runtime.transfer.nixl.agent import NixlAgent, dram
+from tandem_runtime.transfer.nixl.export import NixlExport
+from tandem_runtime.transfer.nixl.reads import MAX_SLOTS, NixlReads
 from tandem_runtime.transfer.protocol import (
+    NIXL,
     OnReceive,
     OnSend,
     PageReceiver,
@@ -126,7 +130,7 @@ class Rig:
     def __init__(
         self,
         make_receiver: Callable[[PageSink, OnReceive], PageReceiver],
-        make_sender: Callable[[PageSource, OnSend], PageSender],
+        make_sender: Callable[[PageSource, OnSend, memoryview], PageSender],
         *,
         memory: Callable[[memoryview, KVLayout, int], Memory] = PageMemory,
         sender_tp: int = 1,
@@ -134,19 +138,22 @@ class Rig:
         heads: int = 4,
         pages: int = 12,
         head_dim: int = 8,
+        transports: Sequence[str] = (),
     ) -> None:
         self.source_layout = layout(heads, sender_tp, head_dim)
         self.sink_layout = layout(heads, receiver_tp, head_dim)
         head_bytes = self.source_layout.head_bytes
         self.truth = np.random.default_rng(0).integers(1, 256, (pages, heads, head_bytes), dtype=np.uint8)
+        self.transports = list(transports)
         self.received = Reports()
         self.sent = Reports()
         self.senders: list[PageSender] = []
         for rank in range(sender_tp):
             held = self.source_layout.heads_of_rank(rank)
             mine = np.ascontiguousarray(self.truth[:, held.start : held.stop])
-            source = memory(memoryview(mine), self.source_layout, rank)  # type: ignore[arg-type]
-            self.senders.append(make_sender(source, self.sent.of_rank(rank)))
+            cache = memoryview(mine)  # type: ignore[arg-type]
+            source = memory(cache, self.source_layout, rank)
+            self.senders.append(make_sender(source, self.sent.of_rank(rank), cache))
         self.sinks: list[WatchedMemory] = []
         self.landing_zones: list[Any] = []
         self.receivers: list[PageReceiver] = []
@@ -171,7 +178,9 @@ class Rig:
         self, job_id: str, slots: list[tuple[int, int]], ports: list[int] | None = None, host: str = "127.0.0.1"
     ) -> None:
         ports = ports or [receiver.port for receiver in self.receivers]
-        job = SendJob(job_id=job_id, data_token=TOKEN, host=host, data_ports=ports, slots=slots)
+        job = SendJob(
+            job_id=job_id, data_token=TOKEN, host=host, data_ports=ports, slots=slots, transports=self.transports
+        )
         for sender in self.senders:
             sender.open(job)
 
@@ -213,14 +222,53 @@ class Rig:
 def tcp_rig(stall_timeout_s: float = 10.0, **shape: Any) -> Rig:
     return Rig(
         lambda sink, report: TcpReceiver(sink, report, host="127.0.0.1", stall_timeout_s=stall_timeout_s),
-        lambda source, report: TcpSender(source, report, stall_timeout_s=stall_timeout_s),
+        lambda source, report, _: TcpSender(source, report, stall_timeout_s=stall_timeout_s),
         **shape,
     )
+
+
+class NixlAgents:
+    """Agents take half a second to make and may be used again: one exports for all senders, each receiver has one."""
+
+    def __init__(self) -> None:
+        self._exporting = NixlAgent()
+        self._idle: list[NixlAgent] = []
+
+    def rig(self, stall_timeout_s: float = 10.0, **shape: Any) -> NixlRig:
+        return NixlRig(self._exporting, self._idle, stall_timeout_s, **shape)
+
+
+class NixlRig(Rig):
+    def __init__(
+        self,
+        exporting: NixlAgent,
+        idle: list[NixlAgent],
+        stall_timeout_s: float,
+        max_slots: int = MAX_SLOTS,
+        **shape: Any,
+    ) -> None:
+        self._idle, self._taken = idle, list[NixlAgent]()
+
+        def receiver(sink: PageSink, report: OnReceive) -> PageReceiver:
+            self._taken.append(idle.pop() if idle else NixlAgent())
+            reads = NixlReads(self._taken[-1], sink.layout.page_bytes, max_slots)
+            return TcpReceiver(sink, report, host="127.0.0.1", stall_timeout_s=stall_timeout_s, nixl=reads)
+
+        def sender(source: PageSource, report: OnSend, cache: memoryview) -> PageSender:
+            export = NixlExport(exporting, dram(cache))
+            return TcpSender(source, report, stall_timeout_s=stall_timeout_s, nixl=export)
+
+        super().__init__(receiver, sender, transports=[NIXL], **shape)
+
+    def stop(self) -> None:
+        super().stop()
+        self._idle += self._taken
+        self._taken.clear()
 
 
 def local_rig(fabric: LocalFabric, **shape: int) -> Rig:
     return Rig(
         lambda sink, report: LocalReceiver(fabric, sink, report),
-        lambda source, report: LocalSender(fabric, source, report),
+        lambda source, report, _: LocalSender(fabric, source, report),
         **shape,
     )

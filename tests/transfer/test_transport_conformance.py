@@ -133,7 +133,15 @@ def test_a_wrong_token_is_rejected_and_leaves_the_job_alone(make_rig: MakeRig) -
     rig = make_rig(receiver_tp=1)
     rig.open_receivers("job", [(0, 1)])
     ports = [rig.receivers[0].port]
-    rig.senders[0].open(SendJob(job_id="job", data_token="guess", host="127.0.0.1", data_ports=ports, slots=[(0, 1)]))
+    guess = SendJob(
+        job_id="job",
+        data_token="guess",
+        host="127.0.0.1",
+        data_ports=ports,
+        slots=[(0, 1)],
+        transports=rig.transports,
+    )
+    rig.senders[0].open(guess)
     assert rig.sent.wait("job").error is Failure.REJECTED
     rig.sent.seen.clear()
     rig.open_senders("job", [(0, 1)])

@@ -169,6 +169,7 @@ class DecodeHandoffs:
             token=ask.token,
             data_token=data_token,
             data_ports=self._parts.transfers.data_ports,
+            transports=self._parts.transfers.transports,
             first_page=remote.held_tokens // self._parts.fingerprint.page_size,
             slots=[handoff.PageSlot(page_id=page, generation=generation) for page, generation in remote.slots],
         )

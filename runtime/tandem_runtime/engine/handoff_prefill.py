@@ -264,6 +264,7 @@ class PrefillHandoffs:
             host=host,
             data_ports=grant.data_ports,
             slots=[(slot.page_id, slot.generation) for slot in grant.slots],
+            transports=grant.transports,
         )
         try:
             self._parts.transfers.open_send(send)

@@ -29,7 +29,7 @@ from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.loop import Engine, Event
 from tandem_runtime.engine.messages import Choices, Failed, Progress, Spans
-from tandem_runtime.engine.rank import Rank
+from tandem_runtime.engine.rank import Listen, Rank
 from tandem_runtime.engine.transfers import TransferGroup
 from tandem_runtime.engine.worker import LeadingRunner, Worker, rendezvous
 from tandem_runtime.execution.fingerprint import fingerprint
@@ -209,11 +209,12 @@ def _speculation(flags: ServeFlags) -> SpeculationConfig | None:
     )
 
 
-def _listen_at(flags: ServeFlags, rank: int) -> tuple[str, int] | None:
+def _listen_at(flags: ServeFlags, rank: int) -> Listen | None:
     """Where a rank receives KV pages; None for a pod that takes no part in handoffs."""
     if flags.role == "both":
         return None
-    return flags.host, flags.kv_data_port + rank if flags.kv_data_port else 0
+    port = flags.kv_data_port + rank if flags.kv_data_port else 0
+    return Listen(flags.host, port, [] if flags.kv_transport == "tcp" else [flags.kv_transport])
 
 
 def _listen(context: zmq.Context[zmq.Socket[bytes]], folder: Path, inbox: queue.SimpleQueue[Event]) -> None:

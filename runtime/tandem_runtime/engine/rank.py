@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import torch
 
 from tandem_runtime.core.errors import StartupError
@@ -14,13 +15,26 @@ from tandem_runtime.execution.runner import ModelRunner
 from tandem_runtime.execution.settings import ExecutionConfig
 from tandem_runtime.transfer.cuda import CudaCopyEngine
 from tandem_runtime.transfer.memory import PageMemory
-from tandem_runtime.transfer.protocol import ReceiveReport, SendReport
+from tandem_runtime.transfer.nixl.agent import NixlAgent, Region
+from tandem_runtime.transfer.nixl.export import NixlExport
+from tandem_runtime.transfer.nixl.reads import NixlReads
+from tandem_runtime.transfer.protocol import NIXL, ReceiveReport, SendReport
 from tandem_runtime.transfer.staging import StagedPages
 from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
 
 OnReport = Callable[[ReceiveReport | SendReport], None]
 OnLoad = Callable[[int, int], None]
 """Called with the bytes of weights read so far, and in all."""
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """Where a rank takes KV pages."""
+
+    host: str
+    port: int
+    """0: any free one."""
+    transports: list[str]
+    """Besides TCP."""
 
 
 class Rank:
@@ -34,7 +48,7 @@ class Rank:
         config: ExecutionConfig,
         rank: int,
         *,
-        listen: tuple[str, int] | None,
+        listen: Listen | None,
         on_report: OnReport,
         on_load: OnLoad = lambda done, total: None,
         constraints: Constraints | None = None,
@@ -52,16 +66,27 @@ class Rank:
             runner.capture_graphs(CudaCapture())
         if listen is None:
             return cls(runner, None)
-        host, port = listen
+        reads, export = None, None
+        if NIXL in listen.transports:
+            agent = NixlAgent()
+            reads = NixlReads(agent, runner.layout.page_bytes)
+            export = NixlExport(agent, _region(runner.kv_bytes()))
         try:
-            receiver = TcpReceiver(_pages(runner, rank), on_report, host=host, port=port)
+            receiver = TcpReceiver(_pages(runner, rank), on_report, host=listen.host, port=listen.port, nixl=reads)
         except OSError as error:
-            raise StartupError(f"--kv-data-port: cannot listen on {host}:{port}: {error.strerror}") from error
-        return cls(runner, LocalTransfers(receiver, TcpSender(_pages(runner, rank), on_report)))
+            address = f"{listen.host}:{listen.port}"
+            raise StartupError(f"--kv-data-port: cannot listen on {address}: {error.strerror}") from error
+        sender = TcpSender(_pages(runner, rank), on_report, nixl=export)
+        return cls(runner, LocalTransfers(receiver, sender, listen.transports))
 
     def close(self) -> None:
         if self.transfers is not None:
             self.transfers.close()
+
+
+def _region(cache: torch.Tensor) -> Region:
+    on_host = cache.device.type == "cpu"
+    return Region(cache.data_ptr(), cache.nbytes, "DRAM" if on_host else "VRAM", 0 if on_host else cache.get_device())
 
 
 def _pages(runner: ModelRunner, rank: int) -> PageMemory | StagedPages:

@@ -15,6 +15,8 @@ class RankTransfers(Protocol):
 
     @property
     def data_port(self) -> int: ...
+    @property
+    def transports(self) -> list[str]: ...
     def open_receive(self, job: ReceiveJob) -> None: ...
     def close_receive(self, job_id: str, reason: str) -> None: ...
     def open_send(self, job: SendJob) -> None: ...
@@ -27,8 +29,10 @@ class RankTransfers(Protocol):
 class LocalTransfers:
     """A rank's transports in this process."""
 
-    def __init__(self, receiver: PageReceiver, sender: PageSender) -> None:
+    def __init__(self, receiver: PageReceiver, sender: PageSender, transports: Sequence[str] = ()) -> None:
+        """`transports`: those of the receiver besides TCP."""
         self._receiver = receiver
+        self.transports = list(transports)
         self._sender = sender
         self.open_receive = receiver.open
         self.close_receive = receiver.close
@@ -75,6 +79,12 @@ class TransferGroup:
     @property
     def data_ports(self) -> list[int]:
         return [rank.data_port for rank in self._ranks]
+
+    @property
+    def transports(self) -> list[str]:
+        """How every rank can take pages, besides TCP."""
+        first, *others = (rank.transports for rank in self._ranks)
+        return [name for name in first if all(name in other for other in others)]
 
     @property
     def tensor_parallel(self) -> int:

@@ -22,7 +22,7 @@ from tandem_runtime.core.errors import StartupError
 from tandem_runtime.core.plan import StepPlan
 from tandem_runtime.engine import ipc
 from tandem_runtime.engine.executor import Launched, Runner
-from tandem_runtime.engine.rank import Rank
+from tandem_runtime.engine.rank import Listen, Rank
 from tandem_runtime.engine.transfers import RankTransfers
 from tandem_runtime.execution.parallel import init_group
 from tandem_runtime.execution.settings import ExecutionConfig
@@ -112,9 +112,7 @@ def rendezvous(folder: Path) -> str:
     return f"file://{folder}/ranks"
 
 
-def worker_main(
-    config: ExecutionConfig, rank: int, folder: Path, listen: tuple[str, int] | None, parent_pid: int
-) -> None:
+def worker_main(config: ExecutionConfig, rank: int, folder: Path, listen: Listen | None, parent_pid: int) -> None:
     """`listen`: where this rank receives KV pages, or None for no handoffs."""
     ipc.die_with_parent(parent_pid)
     setproctitle.setproctitle(f"tandem-rank-{rank}")
@@ -198,11 +196,12 @@ class Worker:
         config: ExecutionConfig,
         rank: int,
         folder: Path,
-        listen: tuple[str, int] | None,
+        listen: Listen | None,
         on_report: Callable[[ReceiveReport | SendReport], None],
         on_death: Callable[[BaseException], None],
     ) -> None:
         self._rank = rank
+        self._transports = listen.transports if listen else []
         self._on_report = on_report
         self._on_death = on_death
         self._starting: queue.SimpleQueue[WorkerUp | WorkerReady | BaseException] = queue.SimpleQueue()
@@ -241,6 +240,10 @@ class Worker:
     def data_port(self) -> int:
         assert self._data_port is not None
         return self._data_port
+
+    @property
+    def transports(self) -> list[str]:
+        return self._transports
 
     def run(self, plan: StepPlan) -> None:
         self._tell(Run(plan))

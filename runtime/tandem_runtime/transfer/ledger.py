@@ -6,12 +6,23 @@ A job on one rank is one stream per sender rank that feeds it; a stream brings o
 from __future__ import annotations
 
 import hmac
+from typing import Literal
 
 import msgspec
 
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.plan import byte_range, layout_digest, peer_layout, senders_to
 from tandem_runtime.transfer.protocol import Failure, ReceiveJob, ReceiveReport, TransferFault
+
+
+class Exported(msgspec.Struct, frozen=True):
+    """How to read a sender rank's KV cache by NIXL."""
+
+    agent: bytes
+    """NIXL's metadata of the sender's agent."""
+    segment: Literal["DRAM", "VRAM"]
+    device: int
+    """Of VRAM."""
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +35,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     receiver_rank: int
     layout: str
     """`plan.layout_digest`."""
+    exported: Exported | None = None
+    """Set where descriptors follow, in the place of pages."""
 
 
 class FragmentHeader(msgspec.Struct, frozen=True):
@@ -47,6 +60,10 @@ class IncomingStream:
         self._offset = offset
         self._slots = job.slots
         self._arrived = bytearray(len(job.slots))
+
+    @property
+    def num_slots(self) -> int:
+        return len(self._slots)
 
     @property
     def complete(self) -> bool:

@@ -41,6 +41,10 @@ class Failure(StrEnum):
     """A bug on this side; the log has the traceback."""
 
 
+NIXL = "nixl"
+"""The name, among transports, of receivers that read pages from the sender's memory."""
+
+
 class ReceiveJob(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
     data_token: str
@@ -71,6 +75,8 @@ class SendJob(msgspec.Struct, frozen=True, kw_only=True):
     """KV data port of each decode rank; their number is the receiver's tensor parallelism."""
     slots: list[tuple[int, int]]
     """(page id, generation) of the decode side, as granted."""
+    transports: list[str] = []
+    """Those of the receiver's ranks besides TCP."""
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,12 +17,15 @@ log = logging.getLogger(__name__)
 Work = Callable[[], None]
 Handler = Callable[[int], None]
 """Takes the ready `selectors` event mask."""
+Poll = Callable[[], float | None]
+"""Looks after what no socket tells of; in how many seconds to do so again, None: after the sockets' next event."""
 
 
 class SelectorLoop:
-    def __init__(self, name: str, tick_s: float, on_tick: Work) -> None:
+    def __init__(self, name: str, tick_s: float, on_tick: Work, poll: Poll | None = None) -> None:
         """`on_tick` runs every `tick_s` seconds, after the sockets' events; missed ticks are not made up for, so that
-        counting ticks measures silence as this thread could have heard it, not time this process was itself stopped."""
+        counting ticks measures silence as this thread could have heard it, not time this process was itself stopped.
+        `poll` runs in every turn."""
         self._selector = selectors.DefaultSelector()
         self._work: deque[Work] = deque()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -31,6 +34,8 @@ class SelectorLoop:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._tick_s = tick_s
         self._on_tick = on_tick
+        self._poll = poll
+        self._poll_in: float | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -68,7 +73,7 @@ class SelectorLoop:
     def _run(self) -> None:
         next_tick = time.monotonic() + self._tick_s
         while not self._stopping:
-            ready = self._selector.select(max(0.0, next_tick - time.monotonic()))
+            ready = self._selector.select(0.0 if self._poll_in is not None else max(0.0, next_tick - time.monotonic()))
             if any(key.fileobj is self._wake_read for key, _ in ready):
                 self._wake_read.recv(4096)  # before the work is done, or a wake-up for later work could be swallowed
             while self._work:
@@ -76,6 +81,10 @@ class SelectorLoop:
             for key, mask in ready:
                 if self._is_live(key):
                     self._guard(partial(key.data, mask))
+            if self._poll is not None and not self._stopping:
+                self._poll_in = self._poll()
+                if self._poll_in:
+                    time.sleep(self._poll_in)  # the selector cannot wait for less than a millisecond
             if time.monotonic() >= next_tick:
                 self._guard(self._on_tick)
                 next_tick = time.monotonic() + self._tick_s

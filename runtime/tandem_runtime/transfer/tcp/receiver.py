@@ -6,9 +6,12 @@ import contextlib
 import logging
 import selectors
 import socket
+from collections.abc import Callable
 
 from tandem_runtime.transfer.ledger import Hello, IncomingJob, IncomingStream
 from tandem_runtime.transfer.memory import PageSink
+from tandem_runtime.transfer.nixl.reader import DescriptorReader
+from tandem_runtime.transfer.nixl.reads import NixlReads
 from tandem_runtime.transfer.protocol import Failure, OnReceive, ReceiveJob, TransferFault
 from tandem_runtime.transfer.tcp import wire
 from tandem_runtime.transfer.tcp.loop import SelectorLoop
@@ -16,6 +19,8 @@ from tandem_runtime.transfer.tcp.reader import FrameReader
 
 log = logging.getLogger(__name__)
 
+NAP_S = 50e-6
+"""Between looks at reads under way; they tell nobody when they end."""
 MAX_STRANGERS = 256
 """Connections that have not introduced themselves; the oldest goes when there are more."""
 
@@ -35,19 +40,22 @@ class TcpReceiver:
         host: str = "0.0.0.0",
         port: int = 0,
         stall_timeout_s: float = 10.0,
+        nixl: NixlReads | None = None,
     ) -> None:
         """`stall_timeout_s`: how long each sender may take to connect, and then stay silent (one with nothing to send
-        makes itself heard). Raises `OSError` when the port is taken."""
+        makes itself heard). `nixl`: for senders that export their pages; closed by `stop`.
+        Raises `OSError` when the port is taken."""
         self._sink = sink
         self._on_report = on_report
         self._stall_timeout_s = stall_timeout_s
+        self._nixl = nixl
         self._jobs: dict[str, _Job] = {}
         self._strangers: dict[_Connection, None] = {}
         self._listener = socket.create_server((host, port), backlog=512)
         self._listener.setblocking(False)
         self._port: int = self._listener.getsockname()[1]
         tick_s, self._stall_ticks = wire.ticks(stall_timeout_s)
-        self._loop = SelectorLoop(f"kv-receiver-{self._port}", tick_s, self._on_tick)
+        self._loop = SelectorLoop(f"kv-receiver-{self._port}", tick_s, self._on_tick, self._poll if nixl else None)
         self._loop.watch(self._listener, selectors.EVENT_READ, self._on_accept)
         self._loop.start()
 
@@ -85,14 +93,31 @@ class TcpReceiver:
         self._loop.watch(sock, selectors.EVENT_READ, lambda mask: self._on_readable(connection))
 
     def _on_readable(self, connection: _Connection) -> None:
+        self._attempt(connection, self._receive)
+
+    def _poll(self) -> float | None:
+        assert self._nixl is not None
+        self._nixl.sweep()
+        reading = [each for job in self._jobs.values() for each in job.connections if each.reading]
+        for connection in reading:
+            self._attempt(connection, _Connection.poll)
+        if not any(each.reading for each in reading):
+            return None
+        return 0.0 if any(each.landed for each in reading) else NAP_S
+
+    def _receive(self, connection: _Connection) -> None:
+        if connection.reader is None:
+            hello = connection.receive_hello()
+            if hello is None:
+                return
+            self._introduce(connection, hello)
+        connection.quiet_ticks = 0  # not for strangers: a trickle of bytes buys them no time
+        connection.receive_pages()
+
+    def _attempt(self, connection: _Connection, work: Callable[[_Connection], None]) -> None:
+        """One step of a connection, and what follows from its outcome."""
         try:
-            if connection.reader is None:
-                hello = connection.receive_hello()
-                if hello is None:
-                    return
-                self._introduce(connection, hello)
-            connection.quiet_ticks = 0  # not for strangers: a trickle of bytes buys them no time
-            connection.receive_pages()
+            work(connection)
         except TransferFault as fault:
             self._drop(connection, fault)
         except OSError as error:
@@ -114,7 +139,14 @@ class TcpReceiver:
         connection.job_id = job.id
         job.connections.append(connection)
         stream = job.incoming.claim(hello)
-        connection.begin(stream, self._sink, f"sender rank {hello.sender_rank}")
+        connection.begin(stream, self._reader(stream, hello), f"sender rank {hello.sender_rank}")
+
+    def _reader(self, stream: IncomingStream, hello: Hello) -> FrameReader | DescriptorReader:
+        if hello.exported is None:
+            return FrameReader(stream, self._sink)
+        if self._nixl is None:
+            raise TransferFault(Failure.PROTOCOL, "this side does not read by NIXL")
+        return DescriptorReader(stream, self._sink, self._nixl, hello.exported)
 
     def _drop(self, connection: _Connection, fault: TransferFault) -> None:
         if connection in self._strangers:
@@ -157,7 +189,7 @@ class TcpReceiver:
             job.ticks += 1
             quiet = next((c for c in job.connections if c.tick() > self._stall_ticks), None)
             if quiet is not None:
-                self._fail(job.id, TransferFault(Failure.STALLED, f"{quiet.name} went silent"))
+                self._fail(job.id, TransferFault(Failure.STALLED, f"{quiet.name} {quiet.complaint}"))
             elif job.ticks > self._stall_ticks and not all(s.claimed for s in job.incoming.streams.values()):
                 self._fail(job.id, TransferFault(Failure.STALLED, "not every sender rank connected in time"))
 
@@ -168,6 +200,8 @@ class TcpReceiver:
             self._fail(job_id, TransferFault(Failure.SHUTDOWN, "the receiver stopped"))
         self._loop.unwatch(self._listener)
         self._listener.close()
+        if self._nixl is not None:
+            self._nixl.close()
 
 
 class _Job:
@@ -188,8 +222,12 @@ class _Connection:
         self.job_id = ""
         self.name = "a sender"
         self.stream: IncomingStream | None = None
-        self.reader: FrameReader | None = None
+        self.reader: FrameReader | DescriptorReader | None = None
         self.quiet_ticks = 0
+        self.progressed = False
+        """Pages were read since the last tick."""
+        self.landed = False
+        """In the last poll."""
         self._hello = bytearray()
         self._hello_bytes = wire.PREAMBLE_BYTES
 
@@ -208,8 +246,8 @@ class _Connection:
                 return wire.unpack_hello(self._hello[wire.PREAMBLE_BYTES :])
             self._hello_bytes += wire.unpack_preamble(self._hello)
 
-    def begin(self, stream: IncomingStream, sink: PageSink, name: str) -> None:
-        self.stream, self.reader, self.name = stream, FrameReader(stream, sink), name
+    def begin(self, stream: IncomingStream, reader: FrameReader | DescriptorReader, name: str) -> None:
+        self.stream, self.reader, self.name = stream, reader, name
         self._hello.clear()
 
     def receive_pages(self) -> None:
@@ -229,10 +267,35 @@ class _Connection:
             self.reader.advance(count)
             budget -= count
 
+    @property
+    def reading(self) -> bool:
+        """Pages of a sender that exports them are wanted, or under way."""
+        return not self.closed and isinstance(self.reader, DescriptorReader) and self.reader.busy
+
+    @property
+    def complaint(self) -> str:
+        """What it did to have too many ticks."""
+        if isinstance(self.reader, DescriptorReader) and self.reader.busy:
+            return "has pages that cannot be read"
+        return "went silent"
+
+    def poll(self) -> None:
+        """Raises `TransferFault`."""
+        assert isinstance(self.reader, DescriptorReader)
+        self.landed = self.reader.poll()
+        self.progressed |= self.landed
+
     def tick(self) -> int:
-        """Ticks since the sender was last heard; 0 once it has sent everything."""
+        """Ticks since the sender was last heard, or its pages could last be read; 0 once it has sent everything."""
         self.quiet_ticks = 0 if self.closed else self.quiet_ticks + 1
-        return self.quiet_ticks
+        if not isinstance(self.reader, DescriptorReader) or self.closed:
+            return self.quiet_ticks
+        if self.progressed:
+            self.progressed = False
+            with contextlib.suppress(OSError):
+                self.sock.send(wire.PROGRESS)
+        unheard = 0 if self.reader.told_all else self.quiet_ticks
+        return max(unheard, self.reader.tick())
 
     def close(self, verdict: wire.Verdict | None) -> None:
         self.closed = True

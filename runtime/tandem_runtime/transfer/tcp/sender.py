@@ -12,8 +12,9 @@ from typing import Any
 
 from tandem_runtime.transfer.ledger import Hello
 from tandem_runtime.transfer.memory import PageSource
+from tandem_runtime.transfer.nixl.export import DescriptorWriter, NixlExport
 from tandem_runtime.transfer.plan import byte_range, layout_digest, peer_layout, receivers_of
-from tandem_runtime.transfer.protocol import Failure, OnSend, SendJob, SendReport, TransferFault
+from tandem_runtime.transfer.protocol import NIXL, Failure, OnSend, SendJob, SendReport, TransferFault
 from tandem_runtime.transfer.tcp import wire
 from tandem_runtime.transfer.tcp.loop import SelectorLoop
 from tandem_runtime.transfer.tcp.writer import FrameWriter
@@ -27,11 +28,20 @@ _RESOLVER_THREADS = 4
 class TcpSender:
     """A `PageSender`. Everything but the public methods runs on the loop's thread."""
 
-    def __init__(self, source: PageSource, on_report: OnSend, *, stall_timeout_s: float = 10.0) -> None:
-        """`stall_timeout_s`: how long a receiver may take to connect, to take more bytes, or to give its verdict."""
+    def __init__(
+        self,
+        source: PageSource,
+        on_report: OnSend,
+        *,
+        stall_timeout_s: float = 10.0,
+        nixl: NixlExport | None = None,
+    ) -> None:
+        """`stall_timeout_s`: how long a receiver may take to connect, to take more bytes, or to give its verdict.
+        `nixl`: for receivers that read pages by themselves; closed by `stop`."""
         self._source = source
         self._on_report = on_report
         self._stall_timeout_s = stall_timeout_s
+        self._nixl = nixl
         self._digest = layout_digest(source.layout)
         self._jobs: dict[str, _Job] = {}
         self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="kv-resolve")
@@ -42,6 +52,7 @@ class TcpSender:
     def open(self, job: SendJob) -> None:
         receiver = peer_layout(self._source.layout, len(job.data_ports))
         entry = _Job(job)
+        export = self._nixl if NIXL in job.transports else None
         for rank, heads in receivers_of(self._source.layout, self._source.rank, receiver).items():
             hello = Hello(
                 job_id=job.job_id,
@@ -50,9 +61,15 @@ class TcpSender:
                 sender_tp=self._source.layout.tensor_parallel,
                 receiver_rank=rank,
                 layout=self._digest,
+                exported=export.exported if export else None,
             )
             offset, _ = byte_range(receiver, rank, heads)
-            writer = FrameWriter(self._source, heads, offset, job.slots, entry.queue, wire.pack_hello(hello))
+            greeting = wire.pack_hello(hello)
+            writer = (
+                DescriptorWriter(self._source, export, heads, offset, job.slots, entry.queue, greeting)
+                if export
+                else FrameWriter(self._source, heads, offset, job.slots, entry.queue, greeting)
+            )
             entry.channels.append(_Channel(f"receiver rank {rank}", job.data_ports[rank], writer))
         self._loop.call(lambda: self._open(entry))
 
@@ -69,6 +86,8 @@ class TcpSender:
     def stop(self) -> None:
         self._resolver.shutdown(wait=False, cancel_futures=True)
         self._loop.stop(self._shut_down)
+        if self._nixl is not None:
+            self._nixl.close()
 
     def _open(self, job: _Job) -> None:
         assert job.id not in self._jobs, "job opened twice"
@@ -226,7 +245,7 @@ class _Job:
 class _Channel:
     """This rank's stream to one receiver rank."""
 
-    def __init__(self, name: str, port: int, writer: FrameWriter) -> None:
+    def __init__(self, name: str, port: int, writer: FrameWriter | DescriptorWriter) -> None:
         self.name = name
         self.port = port
         self.writer = writer
@@ -262,7 +281,8 @@ class _Channel:
         why = "closed the connection"
         try:
             while data := self.sock.recv(wire.MAX_VERDICT_BYTES):
-                self._verdict += data
+                self.quiet_ticks = 0
+                self._verdict += data if self._verdict else data.lstrip(wire.PROGRESS)
                 if len(self._verdict) > wire.MAX_VERDICT_BYTES:
                     raise TransferFault(Failure.PROTOCOL, f"{self.name} talks too much")
         except BlockingIOError:

@@ -3,6 +3,7 @@
 sender -> receiver   preamble, hello (msgpack), then frames:
                        header (kind, slot, generation, offset, length), payload, xxh3_64 of the payload
                        or a heartbeat header alone, while the sender has nothing to send
+                       (a sender whose pages are read by NIXL sends `nixl.wire` records instead)
 receiver -> sender   one verdict, then the connection ends
 """
 
@@ -19,7 +20,8 @@ from tandem_runtime.transfer.protocol import Failure, TransferFault
 _PREAMBLE = struct.Struct("!6sHI")
 _MAGIC = b"TANDEM"
 VERSION = 1
-MAX_HELLO_BYTES = 4096
+MAX_HELLO_BYTES = 64 << 10
+"""NIXL's metadata has an address for every network device."""
 MAX_VERDICT_BYTES = 4096
 _HEADER = struct.Struct("!4sIQQQ")
 _PAGE, _BEAT = b"PAGE", b"BEAT"
@@ -82,6 +84,10 @@ def pack_checksum(value: int) -> bytes:
 
 def unpack_checksum(data: memoryview) -> int:
     return int(_CHECKSUM.unpack(data)[0])
+
+
+PROGRESS = b"\xc0"
+"""From a receiver that reads by itself: pages were verified. Precedes the verdict, and starts none."""
 
 
 class Verdict(msgspec.Struct, frozen=True):

@@ -25,9 +25,9 @@ STALL_S = 1.0
 
 
 class SenderProcess:
-    def __init__(self, port: int, job_id: str) -> None:
+    def __init__(self, port: int, job_id: str, transports: list[str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "transfer.sender_process", str(port), job_id, json.dumps(SLOTS)],
+            [sys.executable, "-m", "transfer.sender_process", str(port), job_id, json.dumps(SLOTS), *transports],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -59,7 +59,7 @@ def start_sender() -> Iterator[Callable[[Rig, str], SenderProcess]]:
     started: list[SenderProcess] = []
 
     def start(rig: Rig, job_id: str) -> SenderProcess:
-        sender = SenderProcess(rig.receivers[0].port, job_id)
+        sender = SenderProcess(rig.receivers[0].port, job_id, rig.transports)
         started.append(sender)
         rig.open_receivers(job_id, SLOTS)
         sender.say("open")
@@ -76,8 +76,8 @@ def start_sender() -> Iterator[Callable[[Rig, str], SenderProcess]]:
 StartSender = Callable[[Rig, str], SenderProcess]
 
 
-def test_a_process_sends_a_job(make_tcp_rig: MakeRig, start_sender: StartSender) -> None:
-    rig = make_tcp_rig()
+def test_a_process_sends_a_job(make_timed_rig: MakeRig, start_sender: StartSender) -> None:
+    rig = make_timed_rig()
     sender = start_sender(rig, "job")
     sender.say("send 2 2")
     sender.say("finish")
@@ -86,17 +86,17 @@ def test_a_process_sends_a_job(make_tcp_rig: MakeRig, start_sender: StartSender)
     assert (rig.landing_zones[0][:4] == 0x55).all()
 
 
-def test_kill_9_of_the_sender_fails_its_job_at_once(make_tcp_rig: MakeRig, start_sender: StartSender) -> None:
-    rig = make_tcp_rig(stall_timeout_s=60)
+def test_kill_9_of_the_sender_fails_its_job_at_once(make_timed_rig: MakeRig, start_sender: StartSender) -> None:
+    rig = make_timed_rig(stall_timeout_s=60)
     start_sender(rig, "job").signal(signal.SIGKILL)
     report = rig.received.wait("job")
     assert (report.error, report.pages) == (Failure.DISCONNECTED, 2)
 
 
 def test_a_frozen_sender_stalls_its_job_only_and_its_late_bytes_go_nowhere(
-    make_tcp_rig: MakeRig, start_sender: StartSender
+    make_timed_rig: MakeRig, start_sender: StartSender
 ) -> None:
-    rig = make_tcp_rig(stall_timeout_s=STALL_S)
+    rig = make_timed_rig(stall_timeout_s=STALL_S)
     sender = start_sender(rig, "frozen")
     sender.signal(signal.SIGSTOP)
     rig.open("other", [(8, 1)])
@@ -115,8 +115,8 @@ def test_a_frozen_sender_stalls_its_job_only_and_its_late_bytes_go_nowhere(
     assert (zone[:4] == 0xEE).all()
 
 
-def test_a_sender_that_waits_for_its_next_chunk_is_not_stalled(make_tcp_rig: MakeRig) -> None:
-    rig = make_tcp_rig(stall_timeout_s=STALL_S)
+def test_a_sender_that_waits_for_its_next_chunk_is_not_stalled(make_timed_rig: MakeRig) -> None:
+    rig = make_timed_rig(stall_timeout_s=STALL_S)
     rig.open("job", [(0, 1), (1, 1)])
     rig.send("job", 0, [0])
     assert rig.received.silent_for(2 * STALL_S)
@@ -126,17 +126,17 @@ def test_a_sender_that_waits_for_its_next_chunk_is_not_stalled(make_tcp_rig: Mak
     assert rig.sent.wait("job").ok
 
 
-def test_a_sender_that_never_connects_stalls_the_job(make_tcp_rig: MakeRig) -> None:
-    rig = make_tcp_rig(stall_timeout_s=STALL_S)
+def test_a_sender_that_never_connects_stalls_the_job(make_timed_rig: MakeRig) -> None:
+    rig = make_timed_rig(stall_timeout_s=STALL_S)
     rig.open_receivers("job", [(0, 1)])
     report = rig.received.wait("job")
     assert (report.error, report.detail) == (Failure.STALLED, "not every sender rank connected in time")
 
 
 def test_a_restarted_receiver_refuses_the_jobs_of_its_former_life(
-    make_tcp_rig: MakeRig, start_sender: StartSender
+    make_timed_rig: MakeRig, start_sender: StartSender
 ) -> None:
-    rig = make_tcp_rig()
+    rig = make_timed_rig()
     sender = start_sender(rig, "old")
     rig.receivers[0].stop()
     assert rig.received.wait("old").error is Failure.SHUTDOWN
@@ -155,9 +155,9 @@ def test_a_restarted_receiver_refuses_the_jobs_of_its_former_life(
     assert (zone == 0xEE).all()
 
 
-def test_every_address_of_a_name_is_tried(make_tcp_rig: MakeRig) -> None:
+def test_every_address_of_a_name_is_tried(make_timed_rig: MakeRig) -> None:
     """`localhost` is ::1 first on many machines; the receiver listens on 127.0.0.1."""
-    rig = make_tcp_rig()
+    rig = make_timed_rig()
     rig.open_receivers("job", [(0, 1)])
     rig.open_senders("job", [(0, 1)], host="localhost")
     rig.send("job", 0, [0])
@@ -165,8 +165,8 @@ def test_every_address_of_a_name_is_tried(make_tcp_rig: MakeRig) -> None:
     assert rig.sent.wait("job").ok
 
 
-def test_no_receiver_is_unreachable(make_tcp_rig: MakeRig) -> None:
-    rig = make_tcp_rig()
+def test_no_receiver_is_unreachable(make_timed_rig: MakeRig) -> None:
+    rig = make_timed_rig()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     rig.open_senders("job", SLOTS, ports=[port])
@@ -175,8 +175,8 @@ def test_no_receiver_is_unreachable(make_tcp_rig: MakeRig) -> None:
     assert "receiver rank 0 at 127.0.0.1: Connection refused" in report.detail
 
 
-def test_a_receiver_that_never_answers_stalls_the_sender(make_tcp_rig: MakeRig) -> None:
-    rig = make_tcp_rig(stall_timeout_s=STALL_S)
+def test_a_receiver_that_never_answers_stalls_the_sender(make_timed_rig: MakeRig) -> None:
+    rig = make_timed_rig(stall_timeout_s=STALL_S)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         rig.open_senders("job", SLOTS, ports=[silent.getsockname()[1]])
         rig.send("job", 0, [0, 1, 2, 3])
