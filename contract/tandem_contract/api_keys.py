@@ -23,8 +23,12 @@ class ApiKeys:
 
     @classmethod
     def parse(cls, text: str) -> ApiKeys:
-        """One key per non-empty line. Raises `ValueError` when there is none: an empty file must not open the door."""
-        keys = [line.strip() for line in text.splitlines() if line.strip()]
+        """One key per line; empty lines and those that begin with # are none.
+
+        Raises `ValueError` when there is no key: an empty file must not open the door.
+        """
+        lines = (line.strip() for line in text.splitlines())
+        keys = [line for line in lines if line and not line.startswith("#")]
         if not keys:
             raise ValueError("no API key found")
         return cls(keys)

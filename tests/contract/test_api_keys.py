@@ -29,9 +29,15 @@ def test_a_key_is_accepted_as_a_bearer_token(authorization: str | None, accepted
     assert ApiKeys.parse("one\n\n two\n").accept(authorization) == accepted
 
 
+def test_a_comment_is_no_key() -> None:
+    keys = ApiKeys.parse("# of the web shop\none\n  #two\n")
+    assert keys.accept("Bearer one")
+    assert not any(keys.accept(f"Bearer {guess}") for guess in ("# of the web shop", "of the web shop", "#two", "two"))
+
+
 def test_an_empty_file_opens_no_door() -> None:
     with pytest.raises(ValueError, match="no API key"):
-        ApiKeys.parse("\n \n")
+        ApiKeys.parse("\n# none yet\n")
 
 
 def test_a_bad_change_keeps_the_last_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

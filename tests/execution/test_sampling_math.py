@@ -117,3 +117,10 @@ def test_logprobs_rank_and_alternatives() -> None:
     assert [token for token, _ in found[0].top] == [0, 3]
     assert found[0].top[1][1] == pytest.approx(expected[3].item())
     assert (found[1].rank, found[1].top) == (1, [])
+
+
+def test_alternatives_as_likely_as_each_other_do_not_depend_on_other_rows() -> None:
+    logits = torch.zeros(2, 3000)
+    logits[:, ::3] = 1.0
+    alone, beside = token_logprobs(logits[:1], [0], [2]), token_logprobs(logits, [0, 0], [2, 20])
+    assert alone[0] == beside[0]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+MAX_LOGPROBS = 20
+"""Alternatives that a request may ask for, as OpenAI has it."""
+
 
 class Thinking(msgspec.Struct, frozen=True, kw_only=True):
     """How a thought shows in the token ids of an answer, and how long it may be."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tandem_runtime.core.sampling import MAX_LOGPROBS
 from tandem_runtime.server.protocol.base import RequestModel, not_supported
 from tandem_runtime.server.protocol.common import GenerationRequest, TokenCount
 from tandem_runtime.server.protocol.conversation import Conversation, ConversationRequest
@@ -40,7 +41,7 @@ class ChatRequest(GenerationRequest, ConversationRequest):
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     reasoning_effort: Effort | None = Field(None, description=EFFORT_NOTE)
 
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from tandem_runtime.core.sampling import MAX_LOGPROBS
 from tandem_runtime.server.protocol.base import not_supported
 from tandem_runtime.server.protocol.common import MAX_CHOICES, GenerationRequest, TokenId
 
@@ -25,7 +26,7 @@ class CompletionRequest(GenerationRequest):
         None, description="Default 16. 0 only with `echo`: to score a prompt."
     )
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(None, description="Must equal `n`.")
     suffix: Annotated[str, Field(max_length=0)] | None = not_supported("completion in the middle")
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tandem_runtime.core.errors import RequestError
+from tandem_runtime.core.sampling import MAX_LOGPROBS
 from tandem_runtime.server.protocol.base import JsonObject, Off, RequestModel, ignored, not_supported
 from tandem_runtime.server.protocol.common import TokenCount
 from tandem_runtime.server.protocol.conversation import Conversation, ConversationRequest
@@ -54,7 +55,7 @@ class ResponsesRequest(ConversationRequest):
     input: str | InputItems
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     include: list[Include] | None = Field(None, description="Reasoning is in plain text, never encrypted.")
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
