@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from support import store
-from support.release import NAMESPACE, Release, earlier_chart
+from support.release import NAMESPACE, Release
 from tandem_cluster.kubectl import Kubectl
 from tandem_cluster.plan import Plan
 
@@ -32,10 +32,10 @@ def kubectl(kubeconfig: Path) -> Iterator[Kubectl]:
 
 
 @pytest.fixture(scope="session")
-def release(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """Tandem, installed by helm from an earlier chart, as the one that a user upgrades was."""
+def release(kubeconfig: Path) -> Iterator[Release]:
+    """Tandem, installed by helm."""
     release = Release(Kubectl(kubeconfig, NAMESPACE))
-    release.install(earlier_chart(tmp_path_factory.mktemp("earlier")))
+    release.install()
     yield release
     release.uninstall()
 

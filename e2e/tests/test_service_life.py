@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from support import models, pods, store
-from support.release import LATER_COLUMN, RESYNC_S, Release
+from support.release import LATER_COLUMN, RESYNC_S, Release, earlier_chart
 from support.services import ENGINE_FLAGS, KEY, SERVED_NAME, SLOW_S, Service, eventually, manifest, secrets
 from support.traffic import Traffic
 from tandem_cluster.kubectl import Kubectl
@@ -38,9 +38,16 @@ def kubectl(kubeconfig: Path) -> Iterator[Kubectl]:
 
 
 @pytest.fixture(scope="module")
-def bystander(release: Release, model_store: None) -> Iterator[Service]:
+def earlier(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """Of a chart before this one, as that of a user who upgrades."""
+    release.install(earlier_chart(tmp_path_factory.mktemp("earlier")))
+    return release
+
+
+@pytest.fixture(scope="module")
+def bystander(earlier: Release, model_store: None) -> Iterator[Service]:
     """A service in another namespace that nobody touches."""
-    kubectl = Kubectl(release.kubectl.kubeconfig, f"e2e-bystander-{uuid4().hex[:6]}")
+    kubectl = Kubectl(earlier.kubectl.kubeconfig, f"e2e-bystander-{uuid4().hex[:6]}")
     kubectl("create", "namespace", kubectl.namespace)
     alone = manifest("other", prefill={"replicas": 0}, gateway={"replicas": 1})
     kubectl.apply(*secrets(), alone)
@@ -49,7 +56,7 @@ def bystander(release: Release, model_store: None) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def service(kubectl: Kubectl, release: Release, model_store: None) -> Service:
+def service(kubectl: Kubectl, earlier: Release, model_store: None) -> Service:
     kubectl.apply(*secrets(), manifest("chat"))
     return Service(kubectl, "chat")
 
