@@ -111,7 +111,7 @@ class Delivery:
 
     @property
     def resumable(self) -> bool:
-        return self.wants_live and self.fingerprint is not None and not self.journal.lost
+        return self.wants_live and self.fingerprint is not None and not (self.journal.lost or self.journal.ended)
 
     def interrupted(self, cut: Interrupted) -> None:
         """Counts a break, whose pod may have died of the request unless the stream had got on."""

@@ -68,6 +68,7 @@ class LiveRelay:
                 ready += group
                 group.clear()
                 self._complete = block + END == live_stream.END
+                self._journal.ended = self._complete
                 if not self._complete:
                     self._records.append(block[1:])
             else:

@@ -12,6 +12,8 @@ class Journal:
         """Records so far."""
         self.lost = False
         """Whether the client has something that no record accounts for: the stream cannot go on elsewhere."""
+        self.ended = False
+        """Whether the pod has said all: nothing is left to go on with, however long the client takes to read it."""
 
     def add(self, record: bytes) -> None:
         if len(self._records) + len(record) > MAX_RECORD_BYTES:

@@ -53,12 +53,12 @@ class ClientStream:
 async def relay(
     source: aiohttp.StreamReader, client: ClientStream, deadline: Deadline, events: EventRelay | LiveRelay
 ) -> bool:
-    """True when the stream was complete; False when the pod broke it off."""
+    """True when the stream was complete, whatever became of its pod then; False when the pod broke it off."""
     while True:
         try:
             chunk = await source.readany()
         except aiohttp.ClientError:
-            return False
+            break
         if not chunk:
             break
         deadline.touch()

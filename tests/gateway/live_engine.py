@@ -17,6 +17,8 @@ class LiveEngine(FakeEngine):
     ticket_key: bytes = b"k" * 32
     break_after: list[int] = field(default_factory=list)
     """For each stream in turn: words of its own after which it breaks off. Engines may share the list."""
+    cut_at_end: bool = False
+    """Whether the connection breaks as soon as all is said."""
     freeze_after: int | None = None
     """Words of its own after which a stream falls silent until `thawed`."""
     resumed_from: list[int] = field(default_factory=list)
@@ -54,6 +56,9 @@ class LiveEngine(FakeEngine):
             if self.interval:
                 await asyncio.sleep(self.interval)
         await response.write(b"data: [DONE]\n\n" + END)
+        if self.cut_at_end:
+            assert request.transport is not None
+            request.transport.close()
         return response
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

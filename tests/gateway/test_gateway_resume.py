@@ -38,6 +38,16 @@ async def test_a_broken_stream_goes_on_elsewhere_to_the_byte(keys: dict[str, str
         assert await resumes(client, "broken") == len(first.resumed_from) + len(second.resumed_from) >= 2
 
 
+async def test_a_stream_whose_pod_goes_once_all_is_said_is_whole(keys: dict[str, str]) -> None:
+    """Its ending came twice: another pod was asked for what was left of it."""
+    first, second = LiveEngine(words=5, cut_at_end=True), LiveEngine(words=5, cut_at_end=True)
+    async with first, second, gateway_before(first, second, **keys) as client:
+        for _ in range(5):
+            answer = await client.chat(stream=True)
+            assert (answer.status, answer.body) == (200, stream_bytes(5))
+        assert first.resumed_from == second.resumed_from == []
+
+
 async def test_no_record_reaches_a_client_and_no_header_of_ours_a_pod(keys: dict[str, str]) -> None:
     async with LiveEngine() as engine, gateway_before(engine, **keys) as client:
         forged = {headers.STREAM: "resume", headers.SIGNATURE: "1.forged"}

@@ -40,7 +40,7 @@ def test_events_and_their_records_go_together(
     envelope = json.loads(journal.envelope(b"{}", elapsed_s=0.0))
     kept = len(envelope["records"])
     assert envelope["records"] == [number for _, number in groups][:kept]
-    assert complete == (lost_at == len(stream))
+    assert complete == journal.ended == (lost_at == len(stream))
     assert shown == b"".join(data for data, _ in groups[:kept]) + (ending if complete else b"")
 
 

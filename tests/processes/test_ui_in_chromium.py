@@ -11,6 +11,7 @@ from playwright.async_api import expect
 from support.browser import browser_page
 from support.qwen3_model import build_tiny_qwen3
 from support.serving import Fleet, Process
+from support.tiny_models import build_tiny_model
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 PATIENCE_MS = 60_000
@@ -95,3 +96,20 @@ async def test_what_a_model_says_is_text(gateway: Process) -> None:
         await expect(page.locator("article.user")).to_have_text("<img src=x onerror=alert(1)>")
         await expect(page.locator("article.user img")).to_have_count(0)
         await expect(page.locator("article.assistant footer.error")).to_contain_text("max_tokens", timeout=PATIENCE_MS)
+
+
+async def test_a_model_without_thinking_answers_a_page_left_as_it_is(tmp_path: Path) -> None:
+    """The page opens with thinking ticked; a template that has none refuses to be asked for it."""
+    with Fleet(build_tiny_model(tmp_path / "model", "llama"), tmp_path) as fleet:
+        both = fleet.pod("both")
+        both.wait_ready()
+        process = fleet.gateway([both], [])
+        process.wait_ready()
+        async with browser_page() as (page, _):
+            await page.goto(f"{process.url}/ui/")
+            await expect(page.locator("#model option")).to_have_count(1, timeout=PATIENCE_MS)
+            await page.fill("#max-tokens", "8")
+            await page.fill("#question", "What?")
+            await page.press("#question", "Enter")
+            footer = page.locator("article.assistant footer")
+            await expect(footer).to_contain_text("tokens", timeout=PATIENCE_MS)

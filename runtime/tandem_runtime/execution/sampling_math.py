@@ -103,7 +103,7 @@ def draw(logits_RV: torch.Tensor, uniforms_R: torch.Tensor) -> torch.Tensor:
 def token_logprobs(logits_RV: torch.Tensor, ids: list[int], counts: list[int]) -> list[TokenLogprobs]:
     """For each row the token's log-probability, its rank, and the `counts` most likely tokens."""
     ids_R = torch.tensor(ids, device=logits_RV.device)
-    return describe(logprob_tensors(logits_RV, ids_R), ids, counts)
+    return describe(logprob_tensors(logits_RV, ids_R, max(counts)), ids, counts)
 
 
 class LogprobTensors(NamedTuple):
@@ -113,15 +113,15 @@ class LogprobTensors(NamedTuple):
     best_ids_RK: torch.Tensor
 
 
-def logprob_tensors(logits_RV: torch.Tensor, ids_R: torch.Tensor) -> LogprobTensors:
-    """The device's part of `token_logprobs`: nothing here waits for it.
+def logprob_tensors(logits_RV: torch.Tensor, ids_R: torch.Tensor, width: int) -> LogprobTensors:
+    """The device's part of `token_logprobs`: nothing here waits for it. `width`: most alternatives of any row.
 
-    Always as many alternatives as any row may ask for: which of equally likely tokens are the best depends on how many
-    are wanted, and must not depend on what another row wants.
+    At least as many are looked for as a request may want: which of equally likely tokens are found depends on how many
+    are, and must not depend on what another row wants.
     """
     logprobs_RV = torch.log_softmax(logits_RV.float(), dim=-1)
     chosen_R1 = logprobs_RV.gather(1, ids_R[:, None])
-    best = logprobs_RV.topk(min(MAX_LOGPROBS, logits_RV.shape[1]))
+    best = logprobs_RV.topk(min(max(width, MAX_LOGPROBS), logits_RV.shape[1]))
     return LogprobTensors(chosen_R1[:, 0], (logprobs_RV > chosen_R1).sum(-1) + 1, best.values, best.indices)
 
 

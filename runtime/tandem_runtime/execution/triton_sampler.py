@@ -88,7 +88,7 @@ class TritonSampler:
         if not counts:
             return _Logprobs({}, None)
         chosen = to_device(torch.tensor(list(counts)), self._device)
-        found = logprob_tensors(shaped_RV[chosen], ids_R[chosen])
+        found = logprob_tensors(shaped_RV[chosen], ids_R[chosen], max(counts.values()))
         return _Logprobs(counts, LogprobTensors(*(to_host(x) for x in found)))
 
 

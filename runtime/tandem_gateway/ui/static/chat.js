@@ -93,7 +93,8 @@ export class Chat {
       messages,
       temperature: Number($("temperature").value),
       max_tokens: Number($("max-tokens").value),
-      enable_thinking: $("thinking").checked,
+      // A template without thinking refuses to be told to think; one that has it thinks unless told not to.
+      ...($("thinking").checked ? {} : { enable_thinking: false }),
       stream: true,
       stream_options: { include_usage: true },
     };
