@@ -163,10 +163,8 @@ def test_a_deadline_is_the_failure_of_what_was_under_way(trio: tuple[Pod, Pod]) 
     assert [span.error and span.error[0] for span in decode.spans] == [None, "deadline"]
 
 
-@pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{TRACE_ID}-{CALLER}-00"])
-def test_a_job_without_a_recorded_trace_is_done_all_the_same(trio: tuple[Pod, Pod], traceparent: str) -> None:
-    prefill, decode = trio
-    job = handoff.PrefillJob(
+def job_for(decode: Pod, **trace: str) -> handoff.PrefillJob:
+    return handoff.PrefillJob(
         job_id="j",
         request_id="r",
         ticket="",
@@ -175,9 +173,14 @@ def test_a_job_without_a_recorded_trace_is_done_all_the_same(trio: tuple[Pod, Po
         fingerprint=token_fingerprint(),
         decode_url=decode.url,
         decode_incarnation="d",
-        traceparent=traceparent,
-        tracestate="=,=;",
+        **trace,
     )
+
+
+@pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{TRACE_ID}-{CALLER}-00"])
+def test_a_job_without_a_recorded_trace_is_done_all_the_same(trio: tuple[Pod, Pod], traceparent: str) -> None:
+    prefill, decode = trio
+    job = job_for(decode, traceparent=traceparent, tracestate="=,=;")
     assert prefill.wire.post(prefill, handoff.PREFILL_PATH, msgspec.json.encode(job))[0] == 202
     prefill.wait_idle()
     assert prefill.spans == []
@@ -186,17 +189,7 @@ def test_a_job_without_a_recorded_trace_is_done_all_the_same(trio: tuple[Pod, Po
 def test_pods_of_before_and_after_tracing_understand_each_other(trio: tuple[Pod, Pod]) -> None:
     """A rollout pairs both: what an older pod leaves out is empty, what it does not know it skips."""
     prefill, decode = trio
-    job = handoff.PrefillJob(
-        job_id="j",
-        request_id="r",
-        ticket="",
-        token_ids=[1, 2, 3],
-        held_tokens=0,
-        fingerprint=token_fingerprint(),
-        decode_url=decode.url,
-        decode_incarnation="d",
-        traceparent=REQUEST.traceparent,
-    )
+    job = job_for(decode, traceparent=REQUEST.traceparent)
     fields = msgspec.json.decode(msgspec.json.encode(job))
     old = {name: value for name, value in fields.items() if name not in ("traceparent", "tracestate")}
     assert prefill.wire.post(prefill, handoff.PREFILL_PATH, msgspec.json.encode(old))[0] == 202

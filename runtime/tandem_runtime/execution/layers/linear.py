@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,13 +58,19 @@ def load_linear(source: WeightSource, parts: Sequence[Part], bias_N: torch.Tenso
 
 
 class TiedTable:
-    """Token embedding and output head with the same plain rows."""
+    """Token embedding and output head with the same rows: plain ones, and the head's own where it keeps others."""
 
-    def __init__(self, source: WeightSource, parts: Sequence[Part]) -> None:
+    def __init__(
+        self,
+        source: WeightSource,
+        parts: Sequence[Part],
+        head: Callable[[torch.Tensor, torch.Tensor | None], Product] = Linear,
+    ) -> None:
         self._weight_VE = source.take(parts)
+        self._head = head(self._weight_VE, None)
 
     def rows(self, ids_T: torch.Tensor) -> torch.Tensor:
         return F.embedding(ids_T, self._weight_VE)
 
     def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
-        return F.linear(x_TK, self._weight_VE)
+        return self._head(x_TK)

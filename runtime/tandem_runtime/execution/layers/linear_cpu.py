@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from tandem_kernels.native import PackedWeight, has_packed_linear
 
 from tandem_runtime.execution.fp8 import dequantize_blocks
@@ -61,20 +60,6 @@ class NativeLinear:
         return self._weight.product(x_TK, self._bias, residual_TN)
 
 
-class OneDnnTiedTable:
-    """Holds the rows twice, plain and in oneDNN's layout, which gives none of them back."""
-
-    def __init__(self, source: WeightSource, parts: Sequence[Part]) -> None:
-        self._weight_VE = source.take(parts)
-        self._head = OneDnnLinear(self._weight_VE)
-
-    def rows(self, ids_T: torch.Tensor) -> torch.Tensor:
-        return F.embedding(ids_T, self._weight_VE)
-
-    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
-        return self._head(x_TK)
-
-
 @dataclass(frozen=True, slots=True)
 class Linears:
     """One way to keep weights."""
@@ -90,10 +75,13 @@ def linears(dtype: torch.dtype, *, native: bool) -> Linears:
     if native and has_packed_linear(dtype):
         return Linears(_load_native, _native_of, lambda source, parts: _load_native(source, parts, None))
     if _onednn_has(dtype):
-        return Linears(
-            lambda source, parts, bias: OneDnnLinear(source.lend(parts), bias), OneDnnLinear, OneDnnTiedTable
-        )
+        return Linears(lambda source, parts, bias: OneDnnLinear(source.lend(parts), bias), OneDnnLinear, _onednn_tied)
     return Linears(load_linear, Linear, TiedTable)
+
+
+def _onednn_tied(source: WeightSource, parts: Sequence[Part]) -> TiedTable:
+    """Held twice: oneDNN's layout gives no rows back."""
+    return TiedTable(source, parts, OneDnnLinear)
 
 
 def load_rounded(linears: Linears, source: WeightSource, parts: Sequence[Part], bias_N: torch.Tensor | None) -> Product:
