@@ -18,7 +18,9 @@ API_KEYS = "api-keys"
 KEY = "sk-e2e-right"
 SLOW_S = 300.0
 """Longest time for pods to come up; several of them start at once on two cores."""
-_SMALL = {"requests": {"cpu": "20m", "memory": "64Mi"}}
+HOSTNAME = "kubernetes.io/hostname"
+SMALL = {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}}
+"""Template of pods that fit beside many others."""
 ENGINE_FLAGS = (
     "--cpu-threads=1", "--kv-cache-memory=64MiB", "--max-num-seqs=16", "--local-prefill-max-tokens=32",
     # Else the second time a prompt is asked the decode pod holds it, and nothing is handed over.
@@ -35,9 +37,9 @@ def manifest(name: str, **spec: Any) -> dict[str, Any]:
             "storage": {"secretRef": {"name": store.SECRET}, "endpoint": store.ENDPOINT},
         },
         "engine": {"accelerator": "none", "extraArgs": list(ENGINE_FLAGS)},
-        "prefill": {"replicas": 1, "template": {"resources": _SMALL}},
-        "decode": {"replicas": 1, "template": {"resources": _SMALL}},
-        "gateway": {"replicas": 2, "auth": {"apiKeySecretRef": {"name": API_KEYS}}, "template": {"resources": _SMALL}},
+        "prefill": {"replicas": 1, "template": SMALL},
+        "decode": {"replicas": 1, "template": SMALL},
+        "gateway": {"replicas": 2, "auth": {"apiKeySecretRef": {"name": API_KEYS}}, "template": SMALL},
     }
     for section, values in spec.items():
         sections[section] = {**sections[section], **values}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.services import API_KEYS, Service, eventually
+from support.services import API_KEYS, HOSTNAME, Service, eventually
 from tandem_cluster.kubectl import Kubectl
 
 IMAGE = "localhost/tandem-e2e/operator:1"
@@ -31,15 +31,11 @@ class Request:
 class Traffic:
     kubectl: Kubectl
 
-    def start(self, service: Service, cases: Sequence[dict[str, Any]]) -> None:
+    def start(self, service: Service, cases: Sequence[dict[str, Any]], node: str) -> None:
         files = {"driver.py": _DRIVER.read_text(), "cases.json": json.dumps(cases)}
         config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": files}
-        self.kubectl.apply(config, _pod(service.url))
+        self.kubectl.apply(config, _pod(service.url, node))
         eventually(lambda: bool(self.requests()), lambda: self.kubectl("describe", "pod", NAME), 60)
-
-    @property
-    def node(self) -> str:
-        return str(self.kubectl.get("pod", NAME)["spec"]["nodeName"])
 
     def requests(self, since: float = 0.0) -> list[Request]:
         """Those that ended after `since`."""
@@ -58,7 +54,7 @@ class Traffic:
         return self.kubectl("exec", NAME, "--", *command)
 
 
-def _pod(url: str) -> dict[str, Any]:
+def _pod(url: str, node: str) -> dict[str, Any]:
     container = {
         "name": NAME,
         "image": IMAGE,
@@ -69,6 +65,7 @@ def _pod(url: str) -> dict[str, Any]:
     }
     spec = {
         "terminationGracePeriodSeconds": 0,
+        "nodeSelector": {HOSTNAME: node},
         "containers": [container],
         "volumes": [{"name": "driver", "configMap": {"name": NAME}}],
     }

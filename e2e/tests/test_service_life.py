@@ -11,7 +11,18 @@ from uuid import uuid4
 import pytest
 from support import models, pods, store
 from support.release import LATER_COLUMN, RESYNC_S, Release, earlier_chart
-from support.services import ENGINE_FLAGS, KEY, SERVED_NAME, SLOW_S, Service, eventually, manifest, secrets
+from support.services import (
+    ENGINE_FLAGS,
+    HOSTNAME,
+    KEY,
+    SERVED_NAME,
+    SLOW_S,
+    SMALL,
+    Service,
+    eventually,
+    manifest,
+    secrets,
+)
 from support.traffic import Traffic
 from tandem_cluster.kubectl import Kubectl
 from tandem_contract import labels, metrics
@@ -45,11 +56,18 @@ def earlier(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Relea
 
 
 @pytest.fixture(scope="module")
-def bystander(earlier: Release, model_store: None) -> Iterator[Service]:
+def spared(kubectl: Kubectl) -> str:
+    """The node that is never taken down."""
+    return min(str(node["metadata"]["name"]) for node in kubectl.get("nodes")["items"])
+
+
+@pytest.fixture(scope="module")
+def bystander(earlier: Release, model_store: None, spared: str) -> Iterator[Service]:
     """A service in another namespace that nobody touches."""
     kubectl = Kubectl(earlier.kubectl.kubeconfig, f"e2e-bystander-{uuid4().hex[:6]}")
     kubectl("create", "namespace", kubectl.namespace)
-    alone = manifest("other", prefill={"replicas": 0}, gateway={"replicas": 1})
+    there = {"template": SMALL | {"nodeSelector": {HOSTNAME: spared}}}
+    alone = manifest("other", prefill={"replicas": 0}, decode=there, gateway={"replicas": 1, **there})
     kubectl.apply(*secrets(), alone)
     yield Service(kubectl, "other")
     kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
@@ -62,12 +80,12 @@ def service(kubectl: Kubectl, earlier: Release, model_store: None) -> Service:
 
 
 @pytest.fixture(scope="module")
-def traffic(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Traffic:
+def traffic(service: Service, spared: str, tmp_path_factory: pytest.TempPathFactory) -> Traffic:
     folder = models.build_served_model(tmp_path_factory.mktemp("tiny"))
     cases = models.cases(folder, SERVED_NAME)
     service.becomes_ready()
     made = Traffic(service.kubectl)
-    made.start(service, cases)
+    made.start(service, cases, spared)
     return made
 
 
@@ -202,12 +220,12 @@ def test_a_rollout_outlives_its_operator_and_the_api_server(
 
 
 def test_a_lost_node_costs_only_what_was_under_way(
-    service: Service, traffic: Traffic, throwaway: Callable[..., None]
+    service: Service, traffic: Traffic, spared: str, throwaway: Callable[..., None]
 ) -> None:
     service.patch(prefill={"replicas": 2}, decode={"replicas": 2})
     service.becomes_ready()
     nodes = {node["metadata"]["name"] for node in service.kubectl.get("nodes")["items"]}
-    (lost,) = nodes - {traffic.node}
+    (lost,) = nodes - {spared}
     for role in ("prefill", "decode", "gateway"):
         assert {pod["spec"]["nodeName"] for pod in service.pods(role)} == nodes
     moment = time.time()
