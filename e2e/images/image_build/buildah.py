@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_UNNAMED_IMAGES = 16
+"""Ends of chains of steps that are kept to build upon; a build of everything leaves two or three."""
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 
 
@@ -43,6 +45,12 @@ class Buildah:
     def push(self, image_id: str, folder: Path) -> None:
         """Makes `folder` hold manifest.json and, by their hash, the configuration and uncompressed layers."""
         self._call("push", "--format=oci", "--disable-compression", "--quiet", image_id, f"dir:{folder}")
+
+    def forget_old_steps(self) -> None:
+        """Bounds what earlier builds left. Nothing while there are few of them: without its steps a build is slow."""
+        unnamed = self._call("images", "--all", "--quiet", "--filter=dangling=true").stdout.split()
+        if len(unnamed) > _UNNAMED_IMAGES:
+            self._call("rmi", "--prune", "--force")
 
     def _call(self, command: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"TMPDIR": str(self._temporary)}

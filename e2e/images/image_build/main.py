@@ -52,7 +52,9 @@ def build(folder: Path) -> Path:
     }
     built[STORE] = store.build(buildah, STORE, OPERATOR)
     built[RUNTIME_AGAIN] = built[RUNTIME]
-    return _linked(archive.write(cache / "images.tar", buildah, built), folder)
+    written = archive.write(cache / "images.tar", buildah, built)
+    buildah.forget_old_steps()
+    return _linked(written, folder)
 
 
 def _linked(archive_: Path, folder: Path) -> Path:
