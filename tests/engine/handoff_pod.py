@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from support.token_engine import Role, scheduler_config, token_engine, token_fingerprint
+from support.token_engine import Role, token_engine_config
 from support.token_model import TokenModelRunner
 from tandem_runtime.core.plan import StepPlan
+from tandem_runtime.engine.assembly import assemble
 from tandem_runtime.engine.messages import ControlCall, ControlReply, Outputs
 from tandem_runtime.engine.transfers import LocalTransfers
 from tandem_runtime.transfer.local import LocalReceiver, LocalSender
@@ -93,31 +94,31 @@ class Pod:
         transfers = LocalTransfers(self.receiver, self.sender)
         transfers.send = self._send
         self.timers = Timers(world)
-        fingerprint = token_fingerprint()
-        made = token_engine(
+        config = token_engine_config(
             role,
-            name=name,
+            name,
             url=self.url,
             incarnation=self.incarnation,
-            fingerprint=fingerprint,
-            config=scheduler_config(
-                fingerprint,
-                num_pages=num_pages,
-                max_num_seqs=4,
-                max_num_batched_tokens=8,
-                max_model_len=64,
-                max_waiting=12,
-            ),
-            transfers=transfers,
+            num_pages=num_pages,
+            max_num_seqs=4,
+            max_num_batched_tokens=8,
+            max_model_len=64,
+            max_waiting=12,
+            lease_s=LEASE_S,
+        )
+        made = assemble(
+            config,
+            ranks=[transfers],
             timers=self.timers,
             submit=self.plans.append,
             inbox=self.inbox,
             publish=self._take,
-            lease_s=LEASE_S,
             clock=lambda: world.now,
         )
         self.scheduler, self.engine, self.decode = made.scheduler, made.engine, made.decode
-        self.coordinator = made.coordinator
+        coordinator = made.decode or made.prefill
+        assert coordinator is not None
+        self.coordinator = coordinator
 
     def hear(self, *events: object) -> None:
         for event in events:

@@ -62,7 +62,7 @@ def test_loading_and_steps_share_one_thread() -> None:
     results: queue.SimpleQueue[StepResult | BaseException] = queue.SimpleQueue()
     executor = Executor(results.put)
     runner = ThreadNoting()
-    loaded_on = executor.call(threading.get_ident)
+    loaded_on = executor.start(threading.get_ident).result(5)
     executor.lead(runner)
     for step in (1, 2):
         executor.submit(StepPlan(step, [], []))
@@ -75,8 +75,8 @@ def test_loading_and_steps_share_one_thread() -> None:
 def test_what_loading_raises_reaches_the_caller() -> None:
     executor = Executor(lambda result: None)
     with pytest.raises(ZeroDivisionError):
-        executor.call(lambda: 1 // 0)
-    assert executor.call(lambda: 7) == 7
+        executor.start(lambda: 1 // 0).result(5)
+    assert executor.start(lambda: 7).result(5) == 7
     executor.close()
 
 

@@ -43,6 +43,13 @@ async def test_a_rank_that_dies_takes_its_pod_with_it(fleet: Fleet) -> None:
     assert "rank 1" in pod.log()
 
 
+async def test_a_rank_that_dies_while_it_loads_is_named(fleet: Fleet) -> None:
+    pod = fleet.pod("both", tensor_parallel_size=2)
+    pod.wait_child("tandem-rank-1").kill()
+    assert pod.wait_exit() == 1
+    assert "tandem serve: rank 1 ended with status -9" in pod.log()
+
+
 async def test_a_leader_that_cannot_start_takes_its_ranks_with_it(fleet: Fleet) -> None:
     """Symptom: the pod stayed NotReady for ever and never said why, its engine waiting for ranks that waited for it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from support.token_engine import Role, scheduler_config, token_engine, token_fingerprint
+from support.token_engine import Role, token_engine_config
 from support.token_model import VOCAB_SIZE, TokenModelRunner
 from tandem_contract.ticket import Ticket, new_nonce
 from tandem_runtime.core.sampling import SamplingParams
+from tandem_runtime.engine.assembly import assemble
 from tandem_runtime.engine.executor import Executor
 from tandem_runtime.engine.leases import TimerThread
 from tandem_runtime.engine.messages import (
@@ -142,28 +143,27 @@ class Pod:
         self.timers = TimerThread(self.inbox.put)
         self._executor = Executor(self.inbox.put)
         self._executor.lead(self.runner)
-        fingerprint = token_fingerprint(model)
-        made = token_engine(
+        config = token_engine_config(
             role,
-            name=name,
+            name,
             url=self.url,
             incarnation=self.incarnation,
-            fingerprint=fingerprint,
-            config=scheduler_config(
-                fingerprint,
-                num_pages=num_pages,
-                max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
-                max_model_len=4096,
-                max_waiting=1024,
-            ),
-            transfers=self.transfers,
+            num_pages=num_pages,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=4096,
+            max_waiting=1024,
+            model=model,
+            lease_s=lease_s,
+            probe_interval_s=probe_interval_s,
+        )
+        made = assemble(
+            config,
+            ranks=[self.transfers],
             timers=self.timers,
             submit=self._executor.submit,
             inbox=self.inbox,
             publish=lambda message: self._take(wire, message),
-            lease_s=lease_s,
-            probe_interval_s=probe_interval_s,
         )
         self.scheduler, self.engine, self.decode, self.prefill = made.scheduler, made.engine, made.decode, made.prefill
         self.failure: BaseException | None = None

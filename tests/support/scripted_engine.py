@@ -104,7 +104,7 @@ class ScriptedEngine:
 
     async def wait_dead(self) -> Failed:
         await self.dead.wait()
-        return Failed("the scripted engine died", startup=False)
+        return Failed("the scripted engine died")
 
     @asynccontextmanager
     async def generate(

@@ -84,9 +84,21 @@ class Process:
 
     def child(self, name: str) -> psutil.Process:
         """The one process below this one that shows `name` as its title."""
-        below = psutil.Process(self._popen.pid).children(recursive=True)
-        [child] = [process for process in below if name in " ".join(process.cmdline())]
+        [child] = self._children(name)
         return child
+
+    def wait_child(self, name: str) -> psutil.Process:
+        """As `child`, of a process that is still to start."""
+        deadline = time.monotonic() + START_PATIENCE_S
+        while not (found := self._children(name)):
+            assert time.monotonic() < deadline, self.log()
+            assert self._popen.poll() is None, self.log()
+            time.sleep(0.01)
+        return found[0]
+
+    def _children(self, name: str) -> list[psutil.Process]:
+        below = psutil.Process(self._popen.pid).children(recursive=True)
+        return [process for process in below if name in " ".join(process.cmdline())]
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_PATIENCE_S

@@ -52,8 +52,8 @@ class Executor:
         self._thread.start()
         self._collector.start()
 
-    def call(self, work: Callable[[], Result]) -> Result:
-        """Runs `work` on the executor's thread; returns its result or raises what it raised."""
+    def start(self, work: Callable[[], Result]) -> Future[Result]:
+        """Runs `work` on the executor's thread."""
         future: Future[Result] = Future()
 
         def run() -> None:
@@ -63,7 +63,7 @@ class Executor:
                 future.set_exception(error)
 
         self._work.put(run)
-        return future.result()
+        return future
 
     def lead(self, runner: Runner) -> None:
         """To be called before the first `submit`."""

@@ -199,10 +199,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The engine is about to exit. `startup` marks errors of configuration, which a restart does not mend."""
+    """The engine is about to exit."""
 
     message: str
-    startup: bool
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):

@@ -9,6 +9,7 @@ import secrets
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import setproctitle
@@ -19,23 +20,19 @@ from tandem_contract.flags import ServeFlags
 from tandem_runtime.core import logs
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.engine import ipc
+from tandem_runtime.engine.assembly import EngineConfig, assemble
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.constraints import Constraining
-from tandem_runtime.engine.control import ControlPlane
-from tandem_runtime.engine.executor import Executor, Runner
-from tandem_runtime.engine.handoff_decode import DecodeHandoffs
-from tandem_runtime.engine.handoff_parts import HandoffParts
-from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
+from tandem_runtime.engine.executor import Executor
+from tandem_runtime.engine.leader import LeadingRunner, Worker, cause, lead
 from tandem_runtime.engine.leases import TimerThread
-from tandem_runtime.engine.loop import Engine, Event
-from tandem_runtime.engine.messages import Choices, Failed, Progress, Spans
+from tandem_runtime.engine.loop import Event
+from tandem_runtime.engine.messages import Choices, Failed, Progress
 from tandem_runtime.engine.rank import Listen, Rank
-from tandem_runtime.engine.transfers import TransferGroup
-from tandem_runtime.engine.worker import LeadingRunner, Worker, rendezvous
+from tandem_runtime.engine.worker import join
 from tandem_runtime.execution.fingerprint import fingerprint
-from tandem_runtime.execution.parallel import init_group
 from tandem_runtime.execution.settings import ExecutionConfig
-from tandem_runtime.scheduling import Scheduler, SchedulerConfig, SpeculationConfig
+from tandem_runtime.scheduling import SchedulerConfig, SpeculationConfig
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +50,11 @@ def engine_main(flags: ServeFlags, name: str, folder: Path, parent_pid: int) -> 
     try:
         _serve(flags, name, folder, context, outbound)
     except StartupError as error:
-        outbound.send(ipc.encode(Failed(str(error), startup=True)))
+        outbound.send(ipc.encode(Failed(str(error))))
         raise SystemExit(1) from None
     except BaseException as error:
         logger.exception("the engine failed")
-        outbound.send(ipc.encode(Failed(f"{type(error).__name__}: {error}", startup=False)))
+        outbound.send(ipc.encode(Failed(f"{type(error).__name__}: {error}")))
         raise SystemExit(1) from None
     finally:
         outbound.close(linger=200)
@@ -78,38 +75,81 @@ def _serve(
     context: zmq.Context[zmq.Socket[bytes]],
     outbound: zmq.Socket[bytes],
 ) -> None:
+    def publish(message: ipc.FromEngine) -> None:
+        outbound.send(ipc.encode(message))
+
     started = time.monotonic()
     config = ExecutionConfig.from_flags(flags)
     inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    world = config.tensor_parallel_size
     workers = [
         Worker(config, rank, folder, _listen_at(flags, rank), on_report=inbox.put, on_death=inbox.put)
-        for rank in range(1, world)
+        for rank in range(1, config.tensor_parallel_size)
     ]
+    deaths = [worker.death for worker in workers]
     for worker in workers:
         worker.wait_up()
-    if world > 1:
-        init_group(rank=0, world=world, init_method=rendezvous(folder), device=config.device)
     # A prefill pod never samples.
     constraining = None if flags.role == "prefill" else Constraining(config, inbox.put)
     executor = Executor(inbox.put)
-    leader = executor.call(
-        lambda: Rank.load(
+
+    def load() -> Rank:
+        if workers:
+            join(config, 0, folder)
+        return Rank.load(
             config,
             0,
             listen=_listen_at(flags, 0),
             on_report=inbox.put,
-            on_load=_Reporter(outbound).report,
+            on_load=_Reporter(publish).report,
             constraints=constraining.table if constraining else None,
         )
-    )
+
+    leader = lead(executor.start(load), deaths)
     if constraining is not None:
         constraining.wait()
     num_pages = min([leader.runner.num_pages, *(worker.wait_ready() for worker in workers)])
-    incarnation = secrets.token_hex(8)
-    layout_fingerprint = fingerprint(config)
-    scheduler = Scheduler(
-        SchedulerConfig(
+    executor.lead(LeadingRunner(leader.runner, workers) if workers else leader.runner)
+    timers = TimerThread(inbox.put)
+    engine_config = _engine_config(flags, name, config, num_pages)
+    engine = assemble(
+        engine_config,
+        ranks=[leader.transfers, *workers] if leader.transfers is not None else [],
+        timers=timers,
+        submit=executor.submit,
+        inbox=inbox,
+        publish=publish,
+        grammars=constraining.gate if constraining else None,
+    ).engine
+    threading.Thread(target=hear, args=(context, folder, inbox), name="inbox", daemon=True).start()
+    load_seconds = time.monotonic() - started
+    logger.info(
+        "model %s ready in %.1f s: %d KV pages of %d tokens, tensor parallel %d",
+        flags.model, load_seconds, num_pages, config.page_size, config.tensor_parallel_size,
+    )  # fmt: skip
+    publish(_info(engine_config, config, load_seconds))
+    try:
+        engine.run()
+        executor.close()
+    except Exception as error:
+        raise cause(error, deaths) from error
+    finally:
+        timers.close()
+        if constraining is not None:
+            constraining.close()
+        leader.close()
+        for worker in workers:
+            worker.close()
+
+
+def _engine_config(flags: ServeFlags, name: str, config: ExecutionConfig, num_pages: int) -> EngineConfig:
+    layout = fingerprint(config)
+    return EngineConfig(
+        name=name,
+        role=flags.role,
+        url=advertised_url(flags),
+        incarnation=secrets.token_hex(8),
+        fingerprint=layout,
+        scheduler=SchedulerConfig(
             page_size=config.page_size,
             num_pages=num_pages,
             max_num_seqs=config.max_num_seqs,
@@ -118,84 +158,27 @@ def _serve(
             max_model_len=config.max_model_len,
             max_waiting=flags.max_waiting,
             enable_prefix_caching=flags.enable_prefix_caching,
-            cache_root=bytes.fromhex(layout_fingerprint.digest()),
+            cache_root=bytes.fromhex(layout.digest()),
             speculation=_speculation(flags),
-        )
-    )
-    runner: Runner = LeadingRunner(leader.runner, workers) if workers else leader.runner
-    executor.lead(runner)
-    control = ControlPlane(publish=lambda message: outbound.send(ipc.encode(message)))
-    timers = TimerThread(inbox.put)
-    transfers = decode_handoffs = prefill_handoffs = None
-    if leader.transfers is not None:
-        transfers = TransferGroup(
-            [leader.transfers, *workers],
-            on_received=lambda report: decode_handoffs.on_received(report) if decode_handoffs else None,
-            on_sent=lambda report: prefill_handoffs.on_sent(report) if prefill_handoffs else None,
-        )
-        parts = HandoffParts(
-            scheduler=scheduler,
-            transfers=transfers,
-            control=control,
-            timers=timers,
-            fingerprint=layout_fingerprint,
-            incarnation=incarnation,
-            on_spans=lambda spans: outbound.send(ipc.encode(Spans(spans))),
-        )
-        if flags.role == "decode":
-            decode_handoffs = DecodeHandoffs(parts, url=advertised_url(flags))
-        else:
-            prefill_handoffs = PrefillHandoffs(
-                parts,
-                name=name,
-                vocab_size=config.model.vocab_size,
-                lease_s=flags.handoff_lease_seconds,
-                token_horizon=2 * config.max_num_batched_tokens,
-            )
-    engine = Engine(
-        name=name,
-        scheduler=scheduler,
-        submit=executor.submit,
-        inbox=inbox,
-        publish=lambda message: outbound.send(ipc.encode(message)),
-        grammars=constraining.gate if constraining else None,
-        transfers=transfers,
-        control=control,
-        decode_handoffs=decode_handoffs,
-        prefill_handoffs=prefill_handoffs,
+        ),
+        vocab_size=config.model.vocab_size,
+        handoff_lease_s=flags.handoff_lease_seconds,
         local_prefill_max_tokens=flags.local_prefill_max_tokens,
     )
-    threading.Thread(target=_listen, args=(context, folder, inbox), name="inbox", daemon=True).start()
-    load_seconds = time.monotonic() - started
-    logger.info(
-        "model %s ready in %.1f s: %d KV pages of %d tokens, tensor parallel %d",
-        flags.model, load_seconds, num_pages, config.page_size, world,
-    )  # fmt: skip
-    outbound.send(
-        ipc.encode(
-            EngineInfo(
-                fingerprint=layout_fingerprint,
-                max_model_len=min(config.max_model_len, num_pages * config.page_size),
-                page_size=config.page_size,
-                num_pages=num_pages,
-                max_waiting=flags.max_waiting,
-                vocab_size=config.model.vocab_size,
-                eos_token_ids=config.model.eos_token_ids,
-                load_seconds=load_seconds,
-                incarnation=incarnation,
-            )
-        )
+
+
+def _info(engine: EngineConfig, config: ExecutionConfig, load_seconds: float) -> EngineInfo:
+    return EngineInfo(
+        fingerprint=engine.fingerprint,
+        max_model_len=engine.scheduler.context,
+        page_size=engine.scheduler.page_size,
+        num_pages=engine.scheduler.num_pages,
+        max_waiting=engine.scheduler.max_waiting,
+        vocab_size=engine.vocab_size,
+        eos_token_ids=config.model.eos_token_ids,
+        load_seconds=load_seconds,
+        incarnation=engine.incarnation,
     )
-    try:
-        engine.run()
-        executor.close()
-    finally:
-        timers.close()
-        if constraining is not None:
-            constraining.close()
-        leader.close()
-        for worker in workers:
-            worker.close()
 
 
 def _speculation(flags: ServeFlags) -> SpeculationConfig | None:
@@ -217,7 +200,8 @@ def _listen_at(flags: ServeFlags, rank: int) -> Listen | None:
     return Listen(flags.host, port, [] if flags.kv_transport == "tcp" else [flags.kv_transport])
 
 
-def _listen(context: zmq.Context[zmq.Socket[bytes]], folder: Path, inbox: queue.SimpleQueue[Event]) -> None:
+def hear(context: zmq.Context[zmq.Socket[bytes]], folder: Path, inbox: queue.SimpleQueue[Event]) -> None:
+    """Puts what the API process says into `inbox`, until the context ends."""
     socket = ipc.pull(context, ipc.to_engine_address(folder))
     try:
         while True:
@@ -225,17 +209,22 @@ def _listen(context: zmq.Context[zmq.Socket[bytes]], folder: Path, inbox: queue.
             for event in message.requests() if isinstance(message, Choices) else [message]:
                 inbox.put(event)
     except zmq.ContextTerminated:
+        pass
+    except Exception as error:
+        # A deaf engine would look as if it worked: let it end.
+        inbox.put(error)
+    finally:
         socket.close(0)
 
 
 class _Reporter:
     """Passes on load progress, not more often than a person could see."""
 
-    def __init__(self, outbound: zmq.Socket[bytes]) -> None:
-        self._outbound = outbound
+    def __init__(self, publish: Callable[[Progress], None]) -> None:
+        self._publish = publish
         self._next = 0.0
 
     def report(self, done: int, total: int) -> None:
         if done >= total or time.monotonic() >= self._next:
             self._next = time.monotonic() + PROGRESS_INTERVAL_S
-            self._outbound.send(ipc.encode(Progress(done=done, total=total)))
+            self._publish(Progress(done=done, total=total))

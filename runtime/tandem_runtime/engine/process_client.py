@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 
 import zmq
 import zmq.asyncio
@@ -52,6 +53,7 @@ SILENT_BEATS_TO_FROZEN = 5
 
 PostControl = Callable[[ControlCall], Awaitable[tuple[int, bytes]]]
 OnProgress = Callable[[Progress], None]
+EngineMain = Callable[[ServeFlags, str, Path, int], None]
 
 _REFUSALS: dict[str, type[RequestError]] = {
     str(error.code): error for error in (GrammarError, OverloadedError, PromptTooLongError)
@@ -61,10 +63,19 @@ _REFUSALS: dict[str, type[RequestError]] = {
 class ProcessEngineClient:
     """Implements `EngineClient`. Use on one event loop; `start` spawns, `close` ends the process."""
 
-    def __init__(self, flags: ServeFlags, name: str, *, on_progress: OnProgress = lambda progress: None) -> None:
+    def __init__(
+        self,
+        flags: ServeFlags,
+        name: str,
+        *,
+        on_progress: OnProgress = lambda progress: None,
+        engine_main: EngineMain = entry.main,
+    ) -> None:
+        """`engine_main`: what the process runs; one that spawn can import."""
         self._flags = flags
         self._name = name
         self._on_progress = on_progress
+        self._engine_main = engine_main
         self.post_control: PostControl | None = None
         """Posts the engine's outgoing handoff messages; set by the server's handoff endpoint."""
         self.on_status: Callable[[EngineStatus], None] = lambda status: None
@@ -90,7 +101,7 @@ class ProcessEngineClient:
         self._outbound = ipc.push(self._context, ipc.to_engine_address(self._folder))
         spawn = multiprocessing.get_context("spawn")
         self._process = spawn.Process(
-            target=entry.main, args=(self._flags, self._name, self._folder, os.getpid()), name="tandem-engine"
+            target=self._engine_main, args=(self._flags, self._name, self._folder, os.getpid()), name="tandem-engine"
         )
         self._process.start()
         asyncio.get_running_loop().add_reader(self._process.sentinel, self._on_exit)
@@ -118,7 +129,7 @@ class ProcessEngineClient:
     async def wait_dead(self) -> Failed:
         """Returns when the engine process has ended without having been closed."""
         await self._dead.wait()
-        return self._failure or Failed(f"the engine process ended with status {self._process.exitcode}", startup=False)
+        return self._failure or Failed(f"the engine process ended with status {self._process.exitcode}")
 
     @contextlib.asynccontextmanager
     async def generate(
@@ -197,30 +208,39 @@ class ProcessEngineClient:
 
     async def _receive(self) -> None:
         while True:
-            message = ipc.decode_from_engine(await self._inbound.recv())
+            frame = await self._inbound.recv()
             self._missed_beats = 0
-            match message:
-                case Outputs():
-                    for output in message.outputs:
-                        if queue := self._queues.get(output.request_id):
-                            queue.put_nowait(output)
-                case EngineStatus():
-                    self._status = message
-                    self.on_status(message)
-                case Spans():
-                    self.on_spans(message.spans)
-                case ControlCall():
-                    self._spawn(self._post(message))
-                case ControlReply():
-                    if (reply := self._calls.get(message.call_id)) and not reply.done():
-                        reply.set_result((message.status, message.body))
-                case Progress():
-                    self._on_progress(message)
-                case Failed():
-                    self._failure = message
-                case EngineInfo():
-                    assert self._info is not None
-                    self._info.set_result(message)
+            try:
+                self._take(ipc.decode_from_engine(frame))
+            except Exception as error:
+                # Whoever waits for that message waits for ever; a pod that ends is started again.
+                logger.exception("a message of the engine process could not be taken")
+                self._failure = Failed(f"a message of the engine process could not be taken: {error}")
+                self._process.kill()
+
+    def _take(self, message: ipc.FromEngine) -> None:
+        match message:
+            case Outputs():
+                for output in message.outputs:
+                    if queue := self._queues.get(output.request_id):
+                        queue.put_nowait(output)
+            case EngineStatus():
+                self._status = message
+                self.on_status(message)
+            case Spans():
+                self.on_spans(message.spans)
+            case ControlCall():
+                self._spawn(self._post(message))
+            case ControlReply():
+                if (reply := self._calls.get(message.call_id)) and not reply.done():
+                    reply.set_result((message.status, message.body))
+            case Progress():
+                self._on_progress(message)
+            case Failed():
+                self._failure = message
+            case EngineInfo():
+                assert self._info is not None
+                self._info.set_result(message)
 
     async def _watch(self) -> None:
         """Ends the requests of an engine that has frozen: nobody knows for how long, and another pod may serve them.
