@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
+import yaml
 from pydantic import BaseModel
 from support.chart import CHART, KUBERNETES, Manifest, of_kind, render, run
 from tandem_contract.flags import parse
@@ -17,7 +18,7 @@ from tandem_operator.options import OperatorFlags
 from tandem_operator.platform import Platform
 from tandem_operator.presets import Preset
 
-ROLE = {"tensor": 1, "cpu": "4", "memory": "16Gi"}
+ROLE = {"tensor": 1, "cpu": 4, "memory": "16Gi"}
 MINE = {"uri": "hf://me/mine", "servedName": "mine", "maxModelLen": 4096, "prefill": ROLE, "decode": ROLE}
 VALUE_SETS = {
     "defaults": [],
@@ -27,6 +28,10 @@ VALUE_SETS = {
     "pinned images": [f"--set=image.digest=sha256:{'a' * 64},engineImage.tag=v2,imagePullSecrets={{registry}}"],
     "own preset": [f"--set-json=presets={json.dumps({'Mine': MINE})}"],
     "Volcengine": [f"--values={CHART}/values-volcengine.yaml"],
+    "labels": [
+        "--set=commonLabels.team=ml,podLabels.team=serving,monitoring.dashboards.labels=null",
+        r"--set=podLabels.app\.kubernetes\.io/name=theirs,monitoring.labels.team=metrics",
+    ],
     "placement": [
         "--set=nodeSelector.pool=cpu,priorityClassName=system-cluster-critical",
         '--set-json=tolerations=[{"operator": "Exists"}]',
@@ -82,6 +87,40 @@ def test_images_are_values() -> None:
     assert (flags.image, flags.engine_image) == (pinned["image"], "tandem-runtime:v2")
 
 
+@pytest.mark.parametrize("tag", ["1", "20261123", '"1.10"'])
+def test_a_tag_may_look_like_a_number(tag: str, tmp_path: Path) -> None:
+    """Symptom: --set image.tag=1 was refused; in a values file 20261123 is the float 2.0261123e+07."""
+    values = tmp_path / "values.yaml"
+    values.write_text(f"image: {{tag: {tag}}}\n")
+    for argv in (f"--values={values}", f"--set=image.tag={tag.strip(chr(34))}"):
+        assert container(argv)["image"] == "tandem-operator:" + tag.strip('"')
+
+
+def test_pull_secrets_are_names_or_references() -> None:
+    pod = deployment("--set=imagePullSecrets[0]=one,imagePullSecrets[1].name=two")["spec"]["template"]["spec"]
+    assert pod["imagePullSecrets"] == [{"name": "one"}, {"name": "two"}]
+
+
+def test_labels_of_a_user_are_everywhere_and_never_in_the_place_of_ours() -> None:
+    plain, monitors = deployment(), "--set=monitoring.podMonitor=true,monitoring.prometheusRule=true"
+    labelled = [m for m in render(*VALUE_SETS["labels"], monitors) if m["kind"] != "CustomResourceDefinition"]
+    for manifest in labelled:
+        monitor = manifest["kind"] in ("PodMonitor", "PrometheusRule")
+        assert manifest["metadata"]["labels"]["team"] == ("metrics" if monitor else "ml"), manifest["metadata"]
+    (made,) = of_kind(labelled, "Deployment")
+    assert made["spec"]["selector"] == plain["spec"]["selector"]
+    expected = plain["spec"]["template"]["metadata"]["labels"] | {"team": "serving"}
+    assert made["spec"]["template"]["metadata"]["labels"] == expected
+
+
+def test_names_that_are_numbers_stay_text() -> None:
+    done = run("template", "123", str(CHART), "--namespace=456", f"--kube-version={KUBERNETES}")
+    for manifest in filter(None, yaml.safe_load_all(done.stdout)):
+        if manifest["kind"] != "CustomResourceDefinition":
+            assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "123"
+            assert manifest["metadata"].get("namespace", "456") == "456"
+
+
 def test_operator_pod_is_locked_down() -> None:
     pod = deployment()["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
@@ -116,7 +155,8 @@ def test_presets_reach_the_operator_and_restart_it(tmp_path: Path) -> None:
     config = operator_config(*argv)
     file = tmp_path / "presets.yaml"
     file.write_text(config["data"]["presets.yaml"])
-    assert presets.load(file)["Mine"].max_model_len == 4096
+    mine = presets.load(file)["Mine"]
+    assert (mine.max_model_len, mine.decode.cpu) == (4096, "4")
     mounts = {mount["name"]: mount["mountPath"] for mount in container(*argv)["volumeMounts"]}
     assert parse(OperatorFlags, container(*argv)["args"][1:]).presets == f"{mounts['config']}/presets.yaml"
     annotations = [deployment(*one)["spec"]["template"]["metadata"]["annotations"] for one in ([], argv)]
@@ -168,6 +208,7 @@ def test_default_values_know_no_cloud() -> None:
         ("replica=2", "replica"),
         ("replicas=two", "replicas"),
         ("image.repository=hub/op:v1", "image/repository"),
+        ("image.tag=v1@sha256", "image/tag"),
         ("operator.logLevel=loud", "logLevel"),
         ("presets.Mine.uri=hf://a/b", "presets/Mine"),
         ("runAsUser=0", "runAsUser"),

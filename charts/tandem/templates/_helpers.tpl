@@ -19,16 +19,40 @@
 
 {{- define "tandem.selector" -}}
 app.kubernetes.io/name: {{ include "tandem.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
 
-{{- define "tandem.labels" -}}
+{{- define "tandem.ownLabels" -}}
 {{ include "tandem.selector" . }}
 app.kubernetes.io/part-of: tandem
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "tandem.labels" -}}
+{{ include "tandem.labelsWith" (list .) }}
+{{- end }}
+
+{{- /* Labels of one object and ours over them: (list ROOT MAP...) */ -}}
+{{- define "tandem.labelsWith" -}}
+{{- $root := first . -}}
+{{ include "tandem.merged" (concat (list $root.Values.commonLabels) (rest .) (list (include "tandem.ownLabels" $root | fromYaml))) }}
+{{- end }}
+
+{{- /* Of monitors and rules: what a Prometheus selects by. */ -}}
+{{- define "tandem.monitorLabels" -}}
+{{ include "tandem.labelsWith" (list . .Values.platform.monitorLabels .Values.monitoring.labels) }}
+{{- end }}
+
+{{- /* One map of several, null ones too, the last of which wins: YAML does not take a key twice. */ -}}
+{{- define "tandem.merged" -}}
+{{- $merged := dict -}}
+{{- range . -}}
+{{- $merged = mergeOverwrite $merged (default dict .) -}}
+{{- end -}}
+{{- toYaml $merged -}}
 {{- end }}
 
 {{- define "tandem.serviceAccount" -}}
@@ -45,7 +69,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if $image.digest -}}
 {{ $image.repository }}@{{ $image.digest }}
 {{- else -}}
-{{ $image.repository }}:{{ default (index . 0).Chart.AppVersion $image.tag }}
+{{- /* Numbers of a values file are floats, and 20261123 would be printed as 2.0261123e+07. */ -}}
+{{- $tag := $image.tag | default (index . 0).Chart.AppVersion -}}
+{{ $image.repository }}:{{ if kindIs "float64" $tag }}{{ int64 $tag }}{{ else }}{{ $tag }}{{ end }}
 {{- end -}}
 {{- end }}
 
@@ -74,7 +100,7 @@ kind: {{ .kind }}Binding
 metadata:
   name: {{ .name }}
   {{- with .namespace }}
-  namespace: {{ . }}
+  namespace: {{ . | quote }}
   {{- end }}
   labels:
     {{- include "tandem.labels" .root | nindent 4 }}
@@ -85,7 +111,7 @@ roleRef:
 subjects:
   - kind: ServiceAccount
     name: {{ include "tandem.serviceAccount" .root }}
-    namespace: {{ .root.Release.Namespace }}
+    namespace: {{ .root.Release.Namespace | quote }}
 {{- end }}
 
 {{- /* Not empty where a monitoring kind is wanted: (list . "auto" "PodMonitor"); auto: where the cluster has it. */ -}}

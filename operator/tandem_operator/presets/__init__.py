@@ -24,7 +24,7 @@ class RolePreset(BaseModel):
 
     tensor: Annotated[int, Field(ge=1, le=8)]
     """GPUs of one pod, sized for 80 GB each."""
-    cpu: str
+    cpu: Annotated[str, Field(coerce_numbers_to_str=True)]
     memory: str
 
 
