@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from tandem_runtime.core.plan import StepPlan
+from support.slow_grammars import SlowGrammars, slow_grammars
+from tandem_runtime.core.plan import StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.engine.grammar_gate import GrammarGate
 from tandem_runtime.engine.loop import Engine
 from tandem_runtime.engine.messages import Abort, EngineOutput, EngineRequest, EngineStatus, Outputs
 from tandem_runtime.grammar import sources
-from tandem_runtime.grammar.compiler import GrammarCompiler
-from tandem_runtime.grammar.library import GrammarLibrary
 from tandem_runtime.scheduling import Scheduler, SchedulerConfig
 
 GRAMMAR = sources.combine(sources.of_choices(["a"]))
 
 
 class Harness:
-    """An engine whose steps are planned and never computed."""
+    """An engine whose steps are planned and computed by nobody."""
 
-    def __init__(self) -> None:
+    def __init__(self, grammars: SlowGrammars) -> None:
         self.now = 0.0
-        self.slow = threading.Event()
-        """The compiler is not there before this is set."""
-        self.library = GrammarLibrary(self._compiler)
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.grammars = grammars
         self.plans: list[StepPlan] = []
         self.outputs: list[EngineOutput] = []
         self.status: EngineStatus | None = None
@@ -41,16 +33,11 @@ class Harness:
             name="e0",
             scheduler=Scheduler(config),
             submit=self.plans.append,
-            inbox=self.inbox,
+            inbox=grammars.inbox,
             publish=self._take,
-            grammars=GrammarGate(self.library, self.inbox.put),
+            grammars=grammars.gate,
             clock=lambda: self.now,
         )
-
-    def _compiler(self) -> GrammarCompiler:
-        assert self.slow.wait(20)
-        tokens = [bytes([byte]) for byte in range(256)] + [b"<end>"]
-        return GrammarCompiler(tokens, special_token_ids=[256], eos_token_ids=[256], encode=lambda s: list(s.encode()))
 
     def _take(self, message: object) -> None:
         if isinstance(message, Outputs):
@@ -69,10 +56,8 @@ class Harness:
 
 @pytest.fixture
 def harness() -> Iterator[Harness]:
-    made = Harness()
-    yield made
-    made.slow.set()
-    made.library.close()
+    with slow_grammars(recent=0) as grammars:
+        yield Harness(grammars)
 
 
 def test_they_count_against_the_bound_of_the_queue(harness: Harness) -> None:
@@ -87,8 +72,8 @@ def test_they_count_against_the_bound_of_the_queue(harness: Harness) -> None:
     harness.engine.turn(None)
     assert harness.status is not None
     assert (harness.status.waiting, harness.status.waiting_tokens) == (2, 4)
-    harness.slow.set()
-    harness.engine.turn(harness.inbox.get(timeout=20))
+    harness.grammars.slow.set()
+    harness.engine.turn(harness.grammars.next_event())
     harness.ask("later", grammar="")
     assert len(harness.outputs) == 2
     assert harness.plans
@@ -122,9 +107,46 @@ def test_their_deadline_counts_from_receipt(harness: Harness) -> None:
     assert [(output.request_id, output.finish_reason) for output in harness.outputs] == [("short", "deadline")]
     assert harness.outputs[0].trace is not None
     assert harness.outputs[0].trace.ttft_seconds == 2.0
-    harness.slow.set()
-    harness.engine.turn(harness.inbox.get(timeout=20))
+    harness.grammars.slow.set()
+    harness.engine.turn(harness.grammars.next_event())
     assert [start.slot for plan in harness.plans for start in plan.starts] == [0]
     harness.now = 5.5
     harness.engine.turn(None)
     assert [output.request_id for output in harness.outputs] == ["short", "long"]
+
+
+def test_a_grammar_is_kept_until_its_last_request_has_ended_in_whatever_way(harness: Harness) -> None:
+    def kept() -> bool:
+        return harness.grammars.library.find(GRAMMAR) is not None
+
+    def step() -> None:
+        """Computes the oldest step that was planned, in which everybody samples token 9."""
+        plan = harness.plans.pop(0)
+        harness.engine.turn(StepResult(plan.step, [9] * sum(chunk.sample for chunk in plan.chunks), {}, {}, 0.0, 0.0))
+
+    harness.grammars.slow.set()
+    harness.ask("finished")
+    harness.engine.turn(harness.grammars.next_event())
+    harness.ask("aborted")
+    harness.ask("overdue", deadline_s=5.0)
+    harness.ask("no room")
+    assert [output.error_code for output in harness.outputs] == ["engine_overloaded"]
+    for _ in range(5):
+        step()
+    assert [output.finish_reason for output in harness.outputs if output.finish_reason] == ["error", "length"]
+    assert kept()
+    harness.engine.turn(Abort("aborted"))
+    assert kept()
+    harness.now = 6.0
+    harness.engine.turn(None)
+    assert harness.outputs[-1].finish_reason == "deadline"
+    assert not kept()
+    while harness.plans:
+        step()  # of those that have left
+    harness.ask("failing")
+    harness.engine.turn(harness.grammars.next_event())
+    assert kept()
+    failing = harness.plans.pop(0)
+    harness.engine.turn(StepResult(failing.step, [9], {}, {}, 0.0, 0.0, {0: "too complex"}))
+    assert harness.outputs[-1].error_code == "invalid_grammar"
+    assert not kept()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 from msgspec.structs import replace
 from support.step_driver import StepDriver, tiny_execution_config
 from support.tiny_models import EOS_TOKEN_ID
+from tandem_runtime.core.errors import RequestError
 from tandem_runtime.core.sampling import SamplingParams, Thinking
 from tandem_runtime.engine.constraints import Constraining
+from tandem_runtime.engine.messages import EngineRequest
 from tandem_runtime.execution.runner import ModelRunner
 from tandem_runtime.grammar import sources
 from tandem_runtime.text.tokenizer import Tokenizer
@@ -29,6 +32,8 @@ SCHEMA = {
     "additionalProperties": False,
 }
 GRAMMAR = sources.combine(sources.of_json_schema(SCHEMA, strict=True))
+YES_OR_NO = sources.combine(sources.of_choices(["yes", "no"]))
+YES_TWICE = sources.combine(sources.of_choices(["yes", "yes, no"]))
 STEPS = 300
 
 
@@ -40,11 +45,24 @@ def folder(tiny: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def runner(folder: Path) -> Iterator[ModelRunner]:
     config = tiny_execution_config(folder)
-    constraining = Constraining(config, lambda event: event())
+    inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    constraining = Constraining(config, inbox.put)
+    admitted: list[str] = []
+    for grammar in (GRAMMAR, YES_OR_NO, YES_TWICE):
+        request = EngineRequest(request_id=grammar, prompt_token_ids=[1], sampling=sampling(0, grammar=grammar))
+        constraining.gate.enter(
+            request, 0.0, room=3, admit=lambda request, _: admitted.append(request.request_id), refuse=_refused
+        )
+        inbox.get(timeout=20)()
+    assert admitted == [GRAMMAR, YES_OR_NO, YES_TWICE]
     runner = ModelRunner(config, constraints=constraining.table)
     runner.load()
     yield runner
     constraining.close()
+
+
+def _refused(request: EngineRequest, error: RequestError) -> None:
+    raise error
 
 
 def sampling(seed: int, **more: Any) -> SamplingParams:
@@ -114,9 +132,8 @@ def test_rows_beside_a_constrained_one_are_as_without_it(runner: ModelRunner) ->
 
 
 def test_logprobs_are_those_of_what_may_come(runner: ModelRunner) -> None:
-    choices = sources.combine(sources.of_choices(["yes", "no"]))
     driver = StepDriver(runner)
-    driver.start(0, PROMPT, sampling(0, grammar=choices, temperature=0.0, logprobs=3))
+    driver.start(0, PROMPT, sampling(0, grammar=YES_OR_NO, temperature=0.0, logprobs=3))
     result = driver.step(driver.chunk(0, 0, PROMPT, sample=True))
     [first, second, third] = [value for _, value in result.logprobs[0].top]
     assert first > second > -20
@@ -124,7 +141,7 @@ def test_logprobs_are_those_of_what_may_come(runner: ModelRunner) -> None:
 
 
 def test_min_tokens_does_not_break_a_grammar(runner: ModelRunner, folder: Path) -> None:
-    params = sampling(0, grammar=sources.combine(sources.of_choices(["yes", "yes, no"])), min_tokens=12)
+    params = sampling(0, grammar=YES_TWICE, min_tokens=12)
     tokens = answer(runner, params, steps=12)
     text = Tokenizer(str(folder)).decode([token for token in tokens if token != EOS_TOKEN_ID])
     assert text == "yes, no"  # "yes" may not end yet

@@ -17,7 +17,7 @@ from support.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE
 from tandem_runtime.core.sampling import SamplingParams, Thinking
 from tandem_runtime.grammar import sources
 from tandem_runtime.grammar.compiler import GrammarCompiler
-from tandem_runtime.grammar.constraint import Constraint, new_masks
+from tandem_runtime.grammar.constraint import Constraint, Mask, new_masks
 from tandem_runtime.text.vocabulary import Vocabulary
 
 OPEN, CLOSE = 256, 257
@@ -41,9 +41,17 @@ def constraint_of(compiler: GrammarCompiler, sampling: SamplingParams) -> Constr
     return Constraint(sampling, compiler.compile(sampling.grammar) if sampling.grammar else None)
 
 
-def allowed(constraint: Constraint) -> list[int]:
+def filled(constraint: Constraint) -> Mask | None:
+    """None when anything may come, or nothing can any more."""
     [mask] = new_masks(1, VOCAB_SIZE)
-    if not constraint.fill(mask):
+    if (matcher := constraint.asks) is not None:
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+    return mask if constraint.complete(mask) else None
+
+
+def allowed(constraint: Constraint) -> list[int]:
+    mask = filled(constraint)
+    if mask is None:
         assert constraint.failure is None, constraint.failure
         return list(range(VOCAB_SIZE))
     return [token for token in range(VOCAB_SIZE) if mask[token >> 3] >> (token & 7) & 1]
@@ -164,8 +172,7 @@ def test_a_constraint_is_rebuilt_from_the_tokens_so_far(
 def test_a_token_that_does_not_fit_is_a_failure_not_a_crash(compiler: GrammarCompiler) -> None:
     constraint = constraint_of(compiler, params(sources.of_choices(["yes"])))
     constraint.advance(N)
-    [mask] = new_masks(1, VOCAB_SIZE)
-    assert not constraint.fill(mask)
+    assert filled(constraint) is None
     assert constraint.failure is not None
     assert "too complex" in constraint.failure
 

@@ -207,6 +207,7 @@ class Engine:
             self._decode.start(request, live.handoff)
 
     def _refuse(self, request: EngineRequest, error: RequestError) -> None:
+        self._leave_gate(request.request_id)
         param, message = error.param, str(error)
         if isinstance(error, GrammarError):
             param = request.sampling.grammar_param
@@ -236,8 +237,7 @@ class Engine:
             self._admit(request, arrival)
 
     def _abort(self, request_id: str) -> None:
-        if self._grammars is not None:
-            self._grammars.drop(request_id)
+        self._leave_gate(request_id)
         if leader := self._leaders.pop(request_id, None):
             del leader.followers[request_id]
         if live := self._live.pop(request_id, None):
@@ -256,6 +256,7 @@ class Engine:
         overdue = [Live(*gated) for gated in self._grammars.expire(now)] if self._grammars is not None else []
         for request_id in self._scheduler.expire(now):
             live = self._live.pop(request_id)
+            self._leave_gate(request_id)
             self._drop(live)
             overdue.append(live)
         for live in overdue:
@@ -310,7 +311,13 @@ class Engine:
         )
         if finished:
             del self._live[update.request_id]
+            self._leave_gate(update.request_id)
             self._tell_spans(live)
+
+    def _leave_gate(self, request_id: str) -> None:
+        """Of a request that has ended."""
+        if self._grammars is not None:
+            self._grammars.leave(request_id)
 
     def _tell_spans(self, live: Live, error: Error | None = None) -> None:
         """Of a request that has ended."""

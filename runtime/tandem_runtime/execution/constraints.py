@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -37,15 +38,27 @@ def forbid_(logits_RV: torch.Tensor, masks: Sequence[Mask | None]) -> None:
     constrained = {r: mask for r, mask in enumerate(masks) if mask is not None}
     if not constrained:
         return
-    device = logits_RV.device
+    device, vocab = logits_RV.device, logits_RV.shape[1]
     bits_CB = to_device(torch.from_numpy(np.stack(list(constrained.values()))), device)
-    bit_8 = to_device(torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8), device)
-    forbidden_CV = ((bits_CB[:, :, None] & bit_8) == 0).flatten(1)[:, : logits_RV.shape[1]]
+    most_CV = _most_of_bits(device, logits_RV.dtype).index_select(0, bits_CB.flatten().int())
+    most_CV = most_CV.view(len(constrained), -1)[:, :vocab]
     if len(constrained) == len(logits_RV):
-        logits_RV.masked_fill_(forbidden_CV, -torch.inf)
+        torch.minimum(logits_RV, most_CV, out=logits_RV)
     else:
         at = to_device(torch.tensor(list(constrained)), device)
-        logits_RV[at] = logits_RV[at].masked_fill_(forbidden_CV, -torch.inf)
+        logits_RV[at] = torch.minimum(logits_RV[at], most_CV)
+
+
+@cache
+def _most_of_bits(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """[256, 8]: the most that the logits of eight tokens may be, by their byte of a mask.
+
+    Looking it up and taking the minimum is vectorised on the CPU, unlike shifts of bits and `masked_fill_`: 0.5 ms
+    against 3.6 ms for 8 x 49,152 logits in bf16.
+    """
+    bits_256x8 = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    most = torch.where(torch.from_numpy(bits_256x8).bool(), torch.inf, -torch.inf)
+    return to_device(most.to(dtype), device)
 
 
 def allows_any_but(mask: Mask, token_ids: Sequence[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
@@ -11,14 +12,24 @@ from tandem_runtime.core.errors import GrammarError
 MAX_SOURCE_CHARS = 64 * 1024
 """With the limits below, any grammar of this size compiles, or is refused, in well under a second."""
 
-_LIMITS = LLParserLimits(
-    max_grammar_size=50_000,
-    initial_lexer_fuel=1_000_000,  # about 20 ms
-    step_lexer_fuel=200_000,  # about 15 ms: the longest that a mask may take
-    step_max_items=50_000,
-    max_lexer_states=50_000,  # 1-2 KB each
-    verbose_errors=False,
-)
+
+def _limits(*, grammar_size: int, lexer_fuel: int, lexer_states: int) -> LLParserLimits:
+    return LLParserLimits(
+        max_grammar_size=grammar_size,
+        initial_lexer_fuel=lexer_fuel,  # 50,000 take about 1 ms
+        step_lexer_fuel=200_000,  # about 15 ms: the longest that a mask may take
+        step_max_items=50_000,
+        max_lexer_states=lexer_states,  # 1-2 KB each, in each sequence
+        verbose_errors=False,
+    )
+
+
+class Limits(Enum):
+    """How much may be spent on a grammar. One that compiles within the short ones is not limited by them afterwards."""
+
+    SHORT = _limits(grammar_size=5_000, lexer_fuel=100_000, lexer_states=50_000)
+    """Tens of milliseconds; all but extraordinary grammars need about one."""
+    LONG = _limits(grammar_size=50_000, lexer_fuel=1_000_000, lexer_states=50_000)
 
 
 class GrammarCompiler:
@@ -39,13 +50,13 @@ class GrammarCompiler:
             wrapped = TokenizerWrapper(_Tokenizer(tokens, special_token_ids, eos_token_ids[0], encode))
             self._tokenizer = LLTokenizer(wrapped, len(tokens), list(eos_token_ids))
 
-    def compile(self, grammar: str) -> LLMatcher:
+    def compile(self, grammar: str, limits: Limits = Limits.LONG) -> LLMatcher:
         """A matcher at its beginning. Releases the GIL. Raises `GrammarError`."""
         if len(grammar) > MAX_SOURCE_CHARS:
             raise GrammarError(f"{len(grammar)} characters of grammar; at most {MAX_SOURCE_CHARS} are allowed")
         if self._tokenizer is None:
             raise GrammarError("the model names no token that ends an answer, so its structure cannot be enforced")
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits.value)
         if not matcher.is_error():
             matcher.compute_bitmask()  # the first mask builds what later ones share, and may be too much already
         if matcher.is_error():

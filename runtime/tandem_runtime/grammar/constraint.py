@@ -70,8 +70,17 @@ class Constraint:
             self._phase = _Phase.ANSWER
             self._consume(token_id)
 
-    def fill(self, mask: Mask) -> bool:
-        """Writes what may come next into `mask`; False, and no meaning in `mask`, when anything may."""
+    @property
+    def asks(self) -> LLMatcher | None:
+        """The matcher whose mask `complete` begins with; None where it needs none."""
+        free = self._phase in (_Phase.THINKING, _Phase.CLOSING) or self.failure is not None
+        return None if free else self._matcher
+
+    def complete(self, mask: Mask) -> bool:
+        """Turns the mask that `asks` has made, if it asked, into what may come next.
+
+        False, and no meaning in `mask`, when anything may.
+        """
         thinking = self._thinking
         if self._phase is _Phase.CLOSING:
             mask[:] = 0
@@ -85,7 +94,6 @@ class Constraint:
             for token_id in self._stop_ids:
                 _clear(mask, token_id)
             return True
-        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         self._check(self._matcher)
         if thinking is not None and self._phase is _Phase.START:
             _set(mask, thinking.open_id)

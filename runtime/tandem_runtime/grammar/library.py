@@ -1,71 +1,60 @@
-"""Compiled grammars by their text, compiled on a thread of their own: neither the engine's loop nor a step waits."""
+"""Compiled grammars by their text: all that somebody holds, and some that were used lately."""
 
 from __future__ import annotations
 
-import concurrent.futures
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from llguidance import LLMatcher
 
-from tandem_runtime.core.errors import GrammarError
-from tandem_runtime.grammar.compiler import GrammarCompiler
+RECENT = 128
+RECENT_CHARS = 1 << 20
+"""Of the texts of what nobody may need any more. A compiled grammar takes up to 120 bytes for each."""
 
-CAPACITY = 128
+
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+class CompiledGrammar:
+    """Stays in the library for as long as this object is referred to."""
+
+    text: str
+    _beginning: LLMatcher
+
+    def matcher(self) -> LLMatcher:
+        """A new one, at its beginning: microseconds, and no memory to speak of."""
+        return self._beginning.deep_copy()
 
 
 class GrammarLibrary:
-    def __init__(self, make_compiler: Callable[[], GrammarCompiler]) -> None:
-        """`make_compiler` is called at once, on the library's thread."""
-        self._matchers: OrderedDict[str, LLMatcher] = OrderedDict()
-        self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler")
-        self._compiler = self._thread.submit(make_compiler)
+    """Compiles nothing. `find` may be called on any thread, the rest on one."""
 
-    def wait(self) -> None:
-        """Until the compiler is there, or cannot be: llguidance holds the GIL while it reads a vocabulary."""
-        concurrent.futures.wait([self._compiler])
+    def __init__(self, *, recent: int = RECENT) -> None:
+        """`recent`: how many are kept, of those used last, whether or not somebody holds them."""
+        self._all: WeakValueDictionary[str, CompiledGrammar] = WeakValueDictionary()
+        self._recent: OrderedDict[str, CompiledGrammar] = OrderedDict()
+        self._recent_chars = 0
+        self._capacity = recent
 
-    def __contains__(self, grammar: str) -> bool:
-        with self._lock:
-            return grammar in self._matchers
+    def find(self, text: str) -> CompiledGrammar | None:
+        return self._all.get(text)
 
-    def prepare(self, grammar: str, on_ready: Callable[[GrammarError | None], None]) -> Future[None]:
-        """Calls `on_ready` on the library's thread, in order, once `grammar` is compiled or refused.
+    def use(self, text: str) -> CompiledGrammar | None:
+        found = self.find(text)
+        if found is not None:
+            self._touch(found)
+        return found
 
-        Neither is done when the future is cancelled in time.
-        """
-        return self._thread.submit(self._prepare, grammar, on_ready)
-
-    def matcher(self, grammar: str) -> LLMatcher:
-        """A new one, at its beginning. Compiles only what was prepared so long ago that it has been dropped."""
-        with self._lock:
-            found = self._matchers.get(grammar)
-            if found is not None:
-                self._matchers.move_to_end(grammar)
-                return found.deep_copy()
-        return self._compile(grammar).deep_copy()
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _prepare(self, grammar: str, on_ready: Callable[[GrammarError | None], None]) -> None:
-        try:
-            if grammar not in self:
-                self._compile(grammar)
-        except GrammarError as error:
-            on_ready(error)
-        except BaseException as error:  # of the tokenizer, or a panic inside llguidance, which is no `Exception`
-            on_ready(GrammarError(f"the structure cannot be enforced: {error}"))
-        else:
-            on_ready(None)
-
-    def _compile(self, grammar: str) -> LLMatcher:
-        compiled = self._compiler.result().compile(grammar)
-        with self._lock:
-            self._matchers[grammar] = compiled
-            while len(self._matchers) > CAPACITY:
-                self._matchers.popitem(last=False)
+    def add(self, text: str, matcher: LLMatcher) -> CompiledGrammar:
+        """`matcher`: of `text`, at its beginning."""
+        compiled = self._all[text] = CompiledGrammar(text, matcher)
+        self._touch(compiled)
         return compiled
+
+    def _touch(self, compiled: CompiledGrammar) -> None:
+        if compiled.text not in self._recent:
+            self._recent_chars += len(compiled.text)
+        self._recent[compiled.text] = compiled
+        self._recent.move_to_end(compiled.text)
+        while len(self._recent) > self._capacity or self._recent_chars > RECENT_CHARS:
+            text, _ = self._recent.popitem(last=False)
+            self._recent_chars -= len(text)

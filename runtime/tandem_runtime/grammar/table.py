@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-from numpy.typing import NDArray
+from llguidance import LLExecutor
 
-from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.core.sampling import SamplingParams
-from tandem_runtime.grammar.constraint import Constraint, new_masks
+from tandem_runtime.grammar.constraint import Constraint, Mask, new_masks
 from tandem_runtime.grammar.library import GrammarLibrary
 
 
 class ConstraintTable:
     """Implements `execution.constraints.Constraints`; all calls from the executor's thread."""
 
-    def __init__(self, library: GrammarLibrary, *, max_num_seqs: int, vocab_size: int) -> None:
+    def __init__(
+        self, library: GrammarLibrary, *, max_num_seqs: int, vocab_size: int, threads: int | None = None
+    ) -> None:
+        """`library` has the grammar of every sequence that starts. `threads`: for the masks of many sequences."""
         self._library = library
         self._constraints: dict[int, Constraint] = {}
         self._limited: dict[int, bool] = {}
         """Whether a slot's mask means anything."""
-        self._masks = new_masks(max_num_seqs, vocab_size)
+        self._masks_SB = new_masks(max_num_seqs, vocab_size)
+        # Few of the cores: the others compute, where there is no device.
+        self._executor = LLExecutor(threads or min(8, 1 + len(os.sched_getaffinity(0)) // 4))
         # One thread: it does things in order, and what was submitted last is done last.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-masks")
         self._last: Future[None] | None = None
@@ -33,9 +37,9 @@ class ConstraintTable:
     def advance(self, slots: list[int], token_ids: Callable[[], list[int]]) -> None:
         self._submit(lambda: self._advance(slots, token_ids))
 
-    def allowed(self, slot: int) -> NDArray[np.uint8] | None:
+    def allowed(self, slot: int) -> Mask | None:
         self._wait()
-        return self._masks[slot] if self._limited[slot] else None
+        return self._masks_SB[slot] if self._limited[slot] else None
 
     def failure(self, slot: int) -> str | None:
         self._wait()
@@ -59,23 +63,29 @@ class ConstraintTable:
             self._last.result()
 
     def _start(self, slot: int, sampling: SamplingParams, output_token_ids: list[int]) -> None:
-        try:
-            matcher = self._library.matcher(sampling.grammar) if sampling.grammar else None
-            constraint = Constraint(sampling, matcher)
-        except GrammarError as error:  # of a grammar that the library dropped and could not make again
-            constraint = Constraint(sampling, None)
-            constraint.failure = str(error)
+        compiled = self._library.find(sampling.grammar) if sampling.grammar else None
+        constraint = Constraint(sampling, None if compiled is None else compiled.matcher())
+        if sampling.grammar and compiled is None:
+            # Who asked for it left after this step was planned; what is sampled here is looked at by nobody.
+            constraint.failure = "the request has ended"
         for token_id in output_token_ids:
             constraint.advance(token_id)
         self._constraints[slot] = constraint
-        self._fill(slot)
+        self._fill([slot])
 
     def _advance(self, slots: list[int], token_ids: Callable[[], list[int]]) -> None:
+        going: list[int] = []
         for slot, token_id in zip(slots, token_ids(), strict=True):
             constraint = self._constraints[slot]
             if constraint.failure is None:
                 constraint.advance(token_id)
-                self._fill(slot)
+                going.append(slot)
+        self._fill(going)
 
-    def _fill(self, slot: int) -> None:
-        self._limited[slot] = self._constraints[slot].fill(self._masks[slot])
+    def _fill(self, slots: Sequence[int]) -> None:
+        asking = [(matcher, slot) for slot in slots if (matcher := self._constraints[slot].asks) is not None]
+        masks_SB = self._masks_SB
+        if asking:
+            self._executor.unsafe_compute_mask_ptr(asking, masks_SB.ctypes.data, masks_SB.shape[1], len(masks_SB))
+        for slot in slots:
+            self._limited[slot] = self._constraints[slot].complete(masks_SB[slot])
