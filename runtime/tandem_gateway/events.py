@@ -18,7 +18,7 @@ class EventRelay:
     __slots__ = ("_held", "_last")
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
         self._last = b""
 
     def feed(self, chunk: bytes) -> bytes:
@@ -26,14 +26,16 @@ class EventRelay:
         if not self._held and chunk.endswith(END):
             self._last = chunk
             return chunk
-        data = self._held + chunk
-        cut = data.rfind(END) + len(END)
+        looked_through = max(0, len(self._held) - 1)
+        self._held += chunk
+        cut = self._held.rfind(END, looked_through) + len(END)
         if cut < len(END):
-            cut = len(data) if len(data) > MAX_HELD_BYTES else 0
-        self._held = data[cut:]
-        if cut:
-            self._last = data[:cut]
-        return data[:cut]
+            cut = len(self._held) if len(self._held) > MAX_HELD_BYTES else 0
+        if not cut:
+            return b""
+        self._last = bytes(self._held[:cut])
+        del self._held[:cut]
+        return self._last
 
     def commit(self) -> None:
         """Nothing is kept of a stream that cannot go on elsewhere."""
@@ -44,8 +46,8 @@ class EventRelay:
         A stream is complete when it closed with `[DONE]`, with the pod's own error event, or with the event that
         carries the whole of a response (/v1/responses).
         """
-        if self._held and _closes(self._held):
-            return self._held, True
+        if self._held and _closes(bytes(self._held)):
+            return bytes(self._held), True
         return b"", not self._held and _closes(self._last)
 
 
@@ -54,32 +56,53 @@ class LiveRelay:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._held = b""
+        self._group: list[bytes] = []
+        """Events that wait for their record."""
+        self._group_bytes = 0
+        self._rest = bytearray()
+        """Of an unfinished event."""
+        self._amid_event = False
+        """Whether the beginning of that event has gone on already."""
         self._records: list[bytes] = []
         self._complete = False
 
     def feed(self, chunk: bytes) -> bytes:
         """The events that may go on now. Once they are about to, `commit`."""
-        *blocks, rest = (self._held + chunk).split(END)
         ready: list[bytes] = []
-        group: list[bytes] = []
-        for block in blocks:
-            if block.startswith(b":"):
-                ready += group
-                group.clear()
-                self._complete = block + END == live_stream.END
-                self._journal.ended = self._complete
-                if not self._complete:
-                    self._records.append(block[1:])
+        looked_through = max(0, len(self._rest) - 1)
+        self._rest += chunk
+        while (end := self._rest.find(END, looked_through)) >= 0:
+            looked_through = 0
+            block = bytes(self._rest[: end + len(END)])
+            del self._rest[: end + len(END)]
+            if block.startswith(b":") and not self._amid_event:
+                self._on_record(block, ready)
             else:
-                group.append(block + END)
-        if len(rest) + sum(map(len, group)) > MAX_HELD_BYTES:
+                self._group.append(block)
+                self._group_bytes += len(block)
+            self._amid_event = False
+        if self._group_bytes + len(self._rest) > MAX_HELD_BYTES:
             self._journal.give_up()
         if self._journal.lost:
-            ready += group
-            group.clear()
-        self._held = b"".join(group) + rest
+            self._take_group(ready)
+            if len(self._rest) > MAX_HELD_BYTES:
+                # Its last byte may be the first of the end.
+                ready.append(bytes(self._rest[:-1]))
+                del self._rest[:-1]
+                self._amid_event = True
         return b"".join(ready)
+
+    def _on_record(self, block: bytes, ready: list[bytes]) -> None:
+        self._take_group(ready)
+        self._complete = block == live_stream.END
+        self._journal.ended = self._complete
+        if not self._complete:
+            self._records.append(block[1 : -len(END)])
+
+    def _take_group(self, ready: list[bytes]) -> None:
+        ready += self._group
+        self._group.clear()
+        self._group_bytes = 0
 
     def commit(self) -> None:
         """What `feed` returned is on its way."""

@@ -3,6 +3,7 @@ import json
 import tarfile
 from pathlib import Path
 
+from image_build.main import cache_folder
 from tandem_cluster import images
 
 
@@ -25,6 +26,12 @@ def test_the_box_archive_is_an_oci_layout_whose_digests_hold(tmp_path: Path) -> 
         box = tar.getmember("box")
         assert box.mode == 0o755
         assert tar.extractfile(box).read() == b"static program"  # type: ignore[union-attr]
+
+
+def test_layers_are_kept_where_everything_else_is() -> None:
+    """Symptom: gigabytes of layers came to the home folder, whatever TANDEM_CACHE said."""
+    assert cache_folder({"TANDEM_CACHE": "/big/disk", "XDG_CACHE_HOME": "/other"}) == Path("/big/disk/e2e/images")
+    assert cache_folder({}) == Path.home() / ".cache/tandem/e2e/images"
 
 
 def _blob(files: dict[str, bytes], descriptor: dict[str, str | int]) -> bytes:

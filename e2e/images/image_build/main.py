@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from image_build import archive, base, store
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def build(folder: Path) -> Path:
     """The archive; rebuilt only as far as something changed. Raises `BuildError`."""
     _check_requirements()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem/e2e/images"
+    cache = cache_folder(os.environ)
     buildah = Buildah(cache)
     plain = base.plain(buildah)
     without_gpu = base.without_gpu(buildah, plain)
@@ -55,6 +56,10 @@ def build(folder: Path) -> Path:
     written = archive.write(cache / "images.tar", buildah, built)
     buildah.forget_old_steps()
     return _linked(written, folder)
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("TANDEM_CACHE") or "~/.cache/tandem").expanduser().absolute() / "e2e/images"
 
 
 def _linked(archive_: Path, folder: Path) -> Path:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
-
-import psutil
 
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.execution.settings import ExecutionConfig
@@ -15,25 +11,6 @@ CPU_SHARE = 0.3
 """Of the host memory left free by the weights; other processes, such as a peer on the same machine, need theirs."""
 DEVICE_OVERHEAD = 1 << 30
 """Bytes of a card that a process takes beside its tensors: context, libraries' workspaces, captured graphs."""
-CGROUPS = Path("/sys/fs/cgroup")
-
-
-class _Accounts(NamedTuple):
-    """Files of a cgroup, and the lines of its statistics that count cached files."""
-
-    limit: str
-    usage: str
-    statistics: str
-    cached: tuple[str, str]
-
-
-_V2 = _Accounts("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file"))
-_V1 = _Accounts(
-    "memory/memory.limit_in_bytes",
-    "memory/memory.usage_in_bytes",
-    "memory/memory.stat",
-    ("total_active_file", "total_inactive_file"),
-)
 
 
 def num_pages(config: ExecutionConfig, *, free_bytes: int) -> int:
@@ -106,20 +83,3 @@ def _enough(config: ExecutionConfig, pages: int, budget: int, remedy: str) -> in
 
 def _gib(size: int) -> str:
     return f"{max(0, size) / 2**30:.1f} GiB"
-
-
-def free_host_bytes(cgroups: Path = CGROUPS) -> int:
-    """What the machine and the process's cgroup both have left."""
-    free = int(psutil.virtual_memory().available)
-    for accounts in (_V2, _V1):
-        try:
-            limit = (cgroups / accounts.limit).read_text().strip()
-            usage = int((cgroups / accounts.usage).read_text())
-            statistics = dict(line.split() for line in (cgroups / accounts.statistics).read_text().splitlines())
-            cached = sum(int(statistics[name]) for name in accounts.cached)
-        except (OSError, ValueError, KeyError):
-            continue
-        if limit.isdigit():
-            # A cgroup pays for the files that it reads, such as weights, until the kernel wants their memory back.
-            free = min(free, max(0, int(limit) - usage + cached))
-    return free

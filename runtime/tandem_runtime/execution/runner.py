@@ -10,6 +10,7 @@ from itertools import accumulate
 import torch
 
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.core.host_memory import free_host_bytes
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
@@ -20,7 +21,7 @@ from tandem_runtime.execution.constraints import Constraints
 from tandem_runtime.execution.graphs import Capture, DecodeGraphs, ReplayableAttention
 from tandem_runtime.execution.layers.context import BuildContext
 from tandem_runtime.execution.layers.embedding import HEAD
-from tandem_runtime.execution.memory import DeviceMemory, free_host_bytes, num_device_pages, num_pages
+from tandem_runtime.execution.memory import DeviceMemory, num_device_pages, num_pages
 from tandem_runtime.execution.models.decoder import Decoder
 from tandem_runtime.execution.parallel import TensorParallel
 from tandem_runtime.execution.sampler import SampleRow

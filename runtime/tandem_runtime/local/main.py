@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from tandem_contract import ports
 from tandem_contract.flags import FlagError, ServeFlags, parse
 
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.core.host_memory import free_host_bytes
 from tandem_runtime.engine.private_folder import PrivateFolder
 from tandem_runtime.local import ask, models
 from tandem_runtime.local.cache import cache_root
@@ -154,7 +154,7 @@ def _run(
 
     machine = Machine(
         cores=len(os.sched_getaffinity(0)),
-        free_memory=psutil.virtual_memory().available,
+        free_memory=free_host_bytes(),
         has_gpu=Path("/dev/nvidiactl").exists(),
     )
     weight_bytes = models.weight_bytes(Path(options.engine.model))
