@@ -12,12 +12,10 @@ from pydantic import TypeAdapter
 STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
-async def events_of(
-    http: aiohttp.ClientSession, *, headers: dict[str, str] | None = None, **fields: Any
-) -> list[dict[str, Any]]:
+async def events_of(http: aiohttp.ClientSession, **fields: Any) -> list[dict[str, Any]]:
     """Each checked against the client's types."""
     body = {"model": "tiny", "input": "Say hello.", "stream": True, **fields}
-    async with http.post("/v1/responses", json=body, headers=headers) as response:
+    async with http.post("/v1/responses", json=body) as response:
         assert response.status == 200, await response.text()
         raw = (await response.read()).decode()
     events = []

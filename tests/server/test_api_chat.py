@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -197,6 +198,30 @@ async def test_request_id_is_kept_or_made(server: Server, http: aiohttp.ClientSe
         assert response.headers["X-Request-Id"].startswith("req-")
 
 
+async def test_ids_of_answers_are_unique_though_those_of_requests_are_not(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    """Symptom: a client that repeats its X-Request-Id got answers, and calls, of equal ids. Cause: they were
+    made of it."""
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": QUESTION},
+        "/v1/completions": {"prompt": "Say"},
+        "/v1/responses": {"input": "Say"},
+    }
+    for path, body in bodies.items():
+        ids = []
+        for stream in (False, True, False, True):
+            request = http.post(path, json={"model": "tiny", "stream": stream} | body, headers={"X-Request-Id": "mine"})
+            async with request as response:
+                raw = await response.text()
+                assert response.headers["X-Request-Id"] == "mine"
+            assert "mine" not in raw
+            answer_ids = set(re.findall(r'"id":"((?:chatcmpl-|cmpl-|resp_)[^"]+)"', raw))
+            assert len(answer_ids) == 1
+            ids += answer_ids
+        assert len(set(ids)) == 4
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 2])
 async def test_a_client_that_leaves_ends_the_engines_work(server: Server, stream: bool, n: int) -> None:
@@ -217,7 +242,7 @@ async def test_a_client_that_leaves_ends_the_engines_work(server: Server, stream
 
 async def test_a_slow_client_gets_everything(server: Server) -> None:
     """The answer is larger than the socket's buffers; the handler waits instead of collecting it in memory."""
-    token_ids = server.tokenizer.encode("x", add_special_tokens=False) * 20_000
+    token_ids = server.tokenizer.encode("x", add_special_tokens=False) * 60_000
     server.engine.resize(max_model_len=100_000)
     server.say_tokens(token_ids)
     connector = aiohttp.TCPConnector()

@@ -61,6 +61,40 @@ async def test_echo_with_logprobs(server: Server, client: openai.AsyncOpenAI) ->
     assert server.engine.requests[0].sampling.prompt_logprobs == 1
 
 
+async def test_offsets_are_characters_of_the_text(server: Server, client: openai.AsyncOpenAI) -> None:
+    """Symptom: after a character of several tokens, `text_offset` of an echoed prompt ran ahead of its text, one
+    for each token. Cause: each token was taken for as many characters as it has by itself."""
+    server.say("café 你好 🙂, done")
+    for prompt in ("naïve 🙂你好 fox", server.tokenizer.encode("<|im_start|>🙂 fox", add_special_tokens=False)):
+        options: Any = {"model": "tiny", "prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 40, "n": 2}
+        whole = await client.completions.create(**options)
+        streamed = [chunk async for chunk in await client.completions.create(**options, stream=True)]
+        for index, choice in enumerate(whole.choices):
+            assert choice.text.endswith("fox" + "café 你好 🙂, done")
+            parts = [chunk.choices[0] for chunk in streamed if chunk.choices[0].index == index]
+            tokens = [token for part in parts if part.logprobs for token in part.logprobs.tokens or []]
+            offsets = [offset for part in parts if part.logprobs for offset in part.logprobs.text_offset or []]
+            assert choice.logprobs is not None
+            assert (choice.logprobs.tokens, choice.logprobs.text_offset) == (tokens, offsets)
+            assert "bytes:" in "".join(tokens)
+            assert offsets == sorted(offsets)
+            for token, offset in zip(tokens, offsets, strict=True):
+                assert token.startswith("bytes:") or choice.text[offset:].startswith(token)
+
+
+async def test_parts_of_characters_are_told_apart(server: Server, client: openai.AsyncOpenAI) -> None:
+    """As OpenAI spells them; all were U+FFFD, so that alternatives overwrote one another."""
+    parts = [token_id for token_id in range(300) if server.tokenizer.decode([token_id]) == "\ufffd"]
+    first = next(one for one in parts if one + 1 in parts)
+    server.say_tokens([first])
+    answer = await client.completions.create(model="tiny", prompt="Say", logprobs=2, max_tokens=1)
+    assert answer.choices[0].logprobs is not None
+    assert answer.choices[0].logprobs.top_logprobs is not None
+    [top] = answer.choices[0].logprobs.top_logprobs
+    assert len(top) == 2
+    assert all(token.startswith("bytes:\\x") for token in top)
+
+
 async def test_scoring_a_prompt_generates_nothing(server: Server, client: openai.AsyncOpenAI) -> None:
     answer = await client.completions.create(model="tiny", prompt="fox jumps", echo=True, logprobs=0, max_tokens=0)
     choice = answer.choices[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any, get_args
 
 import aiohttp
@@ -71,14 +70,6 @@ async def test_effort(
     assert (thinking is not None, thinking.budget if thinking is not None else None) == (begins, budget)
     assert answer.reasoning is not None
     assert answer.reasoning.effort == fields.get("reasoning", {}).get("effort")
-
-
-async def test_a_model_that_does_not_think_has_no_effort(server: Server, client: openai.AsyncOpenAI) -> None:
-    assert server.pod.loaded is not None
-    server.pod.loaded = replace(server.pod.loaded, splits_reasoning=False)
-    with pytest.raises(openai.BadRequestError, match="does not think") as refusal:
-        await client.responses.create(model="tiny", input="Hi", reasoning={"effort": "low"})
-    assert refusal.value.param == "reasoning.effort"
 
 
 async def test_an_answer_goes_back_as_input(server: Server, client: openai.AsyncOpenAI) -> None:

@@ -45,6 +45,7 @@ def test_defaults() -> None:
     assert request == EngineRequest(
         request_id="r-0-0",
         prompt_token_ids=[1, 2, 3],
+        prompt_param="messages",
         sampling=SamplingParams(max_tokens=8, seed=11, stop_token_ids=(2, 3)),
         deadline_s=60.0,
     )
@@ -124,10 +125,10 @@ async def test_choices_of_a_resumed_stream_arrive_as_they_were_sent() -> None:
     prompt = [replace(first, tickets=[ticket]), *others]
     prompt = [replace(each, sampling=replace(each.sampling, prompt_logprobs=1)) for each in prompt]
     records = [
-        Record(choice=0, outputs=[[7]], finish_reason="stop", origin=Origin(created=1, seed=2)),
+        Record(choice=0, outputs=[[7]], finish_reason="stop", origin=Origin(answer_id="a", created=1, seed=2)),
         Record(choice=2, outputs=[[8], [9]]),
     ]
-    past = Past(origin=Origin(created=1, seed=2), live=True, records=records)
+    past = Past(origin=Origin(answer_id="a", created=1, seed=2), live=True, records=records)
     chosen = [choice(index, request) for index, request in enumerate(prompt)]
     [left] = await take_up([chosen], past, INFO, lambda choice, delta: None)
     requests = [item.request for item in left]

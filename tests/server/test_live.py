@@ -16,7 +16,7 @@ from tandem_runtime.text.reasoning import ReasoningParser
 
 PIECES = [b"a", b"b", b" ", b"\n", b"ab", b"<think>", b"</think>", b"\xe4", b"\xbd\xa0", b""]
 TABLE = TokenBytes(lambda token_id: chr(token_id), lambda piece: PIECES[ord(piece)])
-ORIGIN = Origin(created=17, seed=4)
+ORIGIN = Origin(answer_id="a", created=17, seed=4)
 
 
 class _Info:
@@ -110,4 +110,4 @@ async def test_any_cut_is_invisible(tokens, sizes, later_sizes, stops, min_token
 def test_an_empty_past_begins_anew() -> None:
     request, past = open_envelope(msgspec.json.decode(envelope(b'{"a": [1]}', b"", elapsed_s=0.25)), seed=99)
     assert request == {"a": [1]}
-    assert past == Past(origin=Origin(created=past.origin.created, seed=99), live=True)
+    assert past == Past(origin=msgspec.structs.replace(past.origin, seed=99), live=True)

@@ -163,7 +163,7 @@ async def test_nobody_but_a_gateway_gets_records(live_server: Server) -> None:
         status, stream = await post(live_server, CHAT, body, mode=mode, key=key)
         assert (status, b"\n:" in stream) == (200, False)
         assert stream.endswith(b"data: [DONE]\n\n")
-    resumed = envelope(body, b'{"outputs":[[5]],"origin":{"created":1,"seed":2}}', elapsed_s=0.0)
+    resumed = envelope(body, b'{"outputs":[[5]],"origin":{"answer_id":"a","created":1,"seed":2}}', elapsed_s=0.0)
     status, refusal = await post(live_server, CHAT, resumed, mode="resume", key=b"another-key-of-enough-bytes")
     assert (status, b"only a gateway" in refusal) == (401, True)
     # Without the header an envelope is just a body with unknown fields.
@@ -174,11 +174,11 @@ async def test_nobody_but_a_gateway_gets_records(live_server: Server) -> None:
     "records",
     [
         b'{"outputs":[[5]]}',
-        b'{"outputs":[],"origin":{"created":1,"seed":2}}',
-        b'{"outputs":[[999]],"origin":{"created":1,"seed":2}}',
-        b'{"choice":4,"outputs":[[5]],"origin":{"created":1,"seed":2}}',
-        b'{"outputs":[[5,5,5]],"origin":{"created":1,"seed":2}}',
-        b'{"outputs":[[5]],"finish_reason":"length","origin":{"created":1,"seed":2}},{"outputs":[[5]]}',
+        b'{"outputs":[],"origin":{"answer_id":"a","created":1,"seed":2}}',
+        b'{"outputs":[[999]],"origin":{"answer_id":"a","created":1,"seed":2}}',
+        b'{"choice":4,"outputs":[[5]],"origin":{"answer_id":"a","created":1,"seed":2}}',
+        b'{"outputs":[[5,5,5]],"origin":{"answer_id":"a","created":1,"seed":2}}',
+        b'{"outputs":[[5]],"finish_reason":"length","origin":{"answer_id":"a","created":1,"seed":2}},{"outputs":[[5]]}',
         b'{"outputs":"x"}',
         b"7",
     ],
@@ -191,7 +191,7 @@ async def test_records_that_cannot_be_are_refused(live_server: Server, records: 
 
 async def test_records_may_be_larger_than_any_body(live_server: Server) -> None:
     body = json.dumps(MESSAGES).encode()
-    records = b'{"outputs":[[5]],"origin":{"created":1,"seed":2}}' + b',{"outputs":[[5]]}' * 500_000
+    records = b'{"outputs":[[5]],"origin":{"answer_id":"a","created":1,"seed":2}}' + b',{"outputs":[[5]]}' * 500_000
     status, refusal = await post(live_server, CHAT, envelope(body, records, elapsed_s=0.0), mode="resume")
     assert (status, b"has ended" in refusal) == (400, True)
 

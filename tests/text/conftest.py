@@ -30,3 +30,8 @@ def smollm2_folder() -> Path:
 @pytest.fixture(scope="session")
 def qwen3(qwen3_folder: Path) -> Tokenizer:
     return Tokenizer(str(qwen3_folder))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Tokenizer:
+    return Tokenizer(str(tiny_folder))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 from tandem_tracing.spans import Error
 
-from tandem_runtime.core.errors import GrammarError, OverloadedError, RequestError
+from tandem_runtime.core.errors import GrammarError, OverloadedError, PromptTooLongError, RequestError
 from tandem_runtime.core.plan import StepPlan, StepResult
 from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.grammar_gate import GrammarGate
@@ -212,6 +212,8 @@ class Engine:
         if isinstance(error, GrammarError):
             param = request.sampling.grammar_param
             message = f"'{param}': {message}"
+        elif isinstance(error, PromptTooLongError):
+            param = request.prompt_param
         self._outputs.append(
             EngineOutput(
                 request_id=request.request_id,

@@ -31,6 +31,8 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     request_id: str
     prompt_token_ids: list[int]
+    prompt_param: str = "prompt"
+    """The API's field that the prompt came in."""
     sampling: SamplingParams
     output_token_ids: list[int] = []
     """Sampled before, by another pod; the sequence goes on after them, as after a preemption."""

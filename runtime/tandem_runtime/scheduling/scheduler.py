@@ -60,8 +60,7 @@ class Scheduler:
         context = self._config.context
         if seq.num_tokens >= context:
             raise PromptTooLongError(
-                f"the prompt has {seq.num_tokens} tokens, but prompt and answer together can have at most {context}",
-                param="prompt",
+                f"the prompt has {seq.num_tokens} tokens, but prompt and answer together can have at most {context}"
             )
         if self.room <= outside:
             raise OverloadedError(f"{self._roster.num_waiting + outside} requests are waiting already; try again later")

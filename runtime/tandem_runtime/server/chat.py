@@ -42,7 +42,7 @@ class ChatFormat:
     keeps_logprobs = False
 
     def __init__(self, asked: Asked[ChatRequest]) -> None:
-        self._id = f"chatcmpl-{asked.request_id}"
+        self._id = f"chatcmpl-{asked.answer_id}"
         self._model = asked.body.model
         self._created = asked.created
         self._token_bytes = asked.token_bytes

@@ -20,7 +20,7 @@ from tandem_runtime.server.intake import read_generation, wants_trace
 from tandem_runtime.server.keys import POD, REQUEST_ID, SPAN
 from tandem_runtime.server.logprobs import for_completion, for_prompt, joined
 from tandem_runtime.server.pod import LoadedModel
-from tandem_runtime.server.prompts import encode
+from tandem_runtime.server.prompts import encode, encode_placed
 from tandem_runtime.server.protocol.answers import Completion, CompletionChoice, CompletionLogprobs, Usage
 from tandem_runtime.server.protocol.base import parse
 from tandem_runtime.server.protocol.completions import CompletionRequest
@@ -37,6 +37,8 @@ class Prompt:
     text: str
     """What `echo` repeats; empty where it is not asked for."""
     token_ids: list[int]
+    offsets: Sequence[int] = ()
+    """Of each token in `text`, where its logprobs are asked for too."""
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -48,7 +50,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     describe(request[SPAN], "text_completion", body, max_tokens=body.max_tokens)
     with pod.flight():
         check_choices(body.choices, len(body.prompts), model.info)
-        prompts = [await _prompt(model, given, echo=bool(body.echo)) for given in body.prompts]
+        prompts = [await _prompt(model, given, body) for given in body.prompts]
         tickets = pod.accept_tickets(request.headers.get(headers.TICKET))
         limits = _limits(body)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -82,7 +84,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
             generation=Generation(model.engine, pod.metrics, arrived=arrived),
             prompts=runs,
             format=CompletionFormat(
-                id=f"cmpl-{request[REQUEST_ID]}",
+                id=f"cmpl-{past.origin.answer_id}",
                 created=past.origin.created,
                 model=body.model,
                 echoed=[prompt for prompt in prompts for _ in range(body.choices)] if body.echo else None,
@@ -95,11 +97,16 @@ async def completions(request: web.Request) -> web.StreamResponse:
         return await exchange.answer(request)
 
 
-async def _prompt(model: LoadedModel, given: str | list[int], *, echo: bool) -> Prompt:
+async def _prompt(model: LoadedModel, given: str | list[int], body: CompletionRequest) -> Prompt:
     if isinstance(given, str):
-        return Prompt(given if echo else "", await encode(model, given, add_special_tokens=True))
+        if body.echo and body.logprobs is not None:
+            return Prompt(given, *await encode_placed(model, given))
+        return Prompt(given if body.echo else "", await encode(model, given, add_special_tokens=True))
     check_token_ids(given, model.info, param="prompt")
-    return Prompt(model.tokenizer.decode(given) if echo else "", given)
+    if not body.echo:
+        return Prompt("", given)
+    text, offsets = model.tokenizer.decode_placed(given)
+    return Prompt(text, given, offsets)
 
 
 def _limits(body: CompletionRequest) -> Limits:
@@ -196,5 +203,5 @@ class CompletionFormat:
     def _prompt_logprobs(self, choice: Choice) -> CompletionLogprobs | None:
         if self._token_bytes is None or self._echoed is None:
             return None
-        token_ids = self._echoed[choice.index].token_ids
-        return for_prompt(token_ids, choice.prompt_logprobs or [], self._token_bytes)
+        prompt = self._echoed[choice.index]
+        return for_prompt(prompt.token_ids, prompt.offsets, choice.prompt_logprobs or [], self._token_bytes)

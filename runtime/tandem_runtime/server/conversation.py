@@ -26,6 +26,7 @@ from tandem_runtime.server.protocol.convert import Limits, check_choices, to_eng
 from tandem_runtime.server.tracing import describe
 from tandem_runtime.text.detokenize import TokenBytes
 from tandem_runtime.text.reasoning import ReasoningParser, state_after_prompt
+from tandem_runtime.text.template import THINKING_SWITCH
 from tandem_runtime.text.tool_calls import ToolCallParser
 
 Body = TypeVar("Body", bound=ConversationRequest)
@@ -35,7 +36,8 @@ Body = TypeVar("Body", bound=ConversationRequest)
 class Asked(Generic[Body]):
     """What the format of an answer may repeat of its request."""
 
-    request_id: str
+    answer_id: str
+    """The part of its id that is no other answer's."""
     created: int
     """Unix seconds."""
     body: Body
@@ -58,6 +60,7 @@ async def converse(
         check_choices(body.choices, 1, model.info)
         asked = body.to_conversation()
         describe(request[SPAN], "chat", body, max_tokens=asked.max_tokens)
+        _check_thought(model, body)
         prompt = render_chat(
             model,
             asked.messages,
@@ -94,7 +97,7 @@ async def converse(
             ],
             format=new_format(
                 Asked(
-                    request_id=request[REQUEST_ID],
+                    answer_id=past.origin.answer_id,
                     created=past.origin.created,
                     body=body,
                     sampling=engine_requests[0].sampling,
@@ -131,12 +134,21 @@ def _limits(asked: Conversation, thinking: Thinking | None) -> Limits:
     return Limits(combine(*parts), structure.param, thinking)
 
 
+def _check_thought(model: LoadedModel, body: ConversationRequest) -> None:
+    """Raises `RequestError` for a field that asks for a thought of a model that does not think."""
+    if not body.thought_params or model.thinking_tokens() is not None:
+        return
+    template = model.tokenizer.template
+    for param in body.thought_params:
+        # Where its thoughts are not told from its answers, a model may yet be told to think.
+        if not (param.endswith(THINKING_SWITCH) and template is not None and template.switches_thinking):
+            raise RequestError(f"'{param}' asks for a thought, but the model does not think; leave it out", param=param)
+
+
 def _thinking(model: LoadedModel, prompt: str, body: ConversationRequest) -> Thinking | None:
     """Where a thought may come before the answer; None where none can."""
     state = state_after_prompt(prompt)
-    tokens = model.tokenizer.thinking_tokens() if model.splits_reasoning else None
-    if tokens is None and body.budget:
-        raise RequestError("the model does not think, so there is no thought to limit", param=body.budget_param)
+    tokens = model.thinking_tokens()
     if tokens is None or state == "answering":
         return None
     return Thinking(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ Prompts = Sequence[Sequence[ChoiceRequest]]
 class Origin(msgspec.Struct, frozen=True):
     """What the first pod chose and every pod after it must keep."""
 
+    answer_id: str
+    """Part of every id in the answer. Not the request's id: clients repeat those."""
     created: int
     """Unix seconds."""
     seed: int
@@ -80,7 +83,7 @@ class Past:
 
     @classmethod
     def none(cls, seed: int, *, live: bool = False) -> Past:
-        return cls(origin=Origin(created=int(time.time()), seed=seed), live=live)
+        return cls(origin=Origin(answer_id=uuid.uuid4().hex, created=int(time.time()), seed=seed), live=live)
 
 
 def open_envelope(body: object, seed: int) -> tuple[object, Past]:

@@ -28,18 +28,14 @@ def for_completion(scored: Sequence[Scored], token_bytes: TokenBytes, *, offset:
 
 
 def for_prompt(
-    token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], token_bytes: TokenBytes
+    token_ids: Sequence[int], offsets: Sequence[int], logprobs: Sequence[TokenLogprobs], token_bytes: TokenBytes
 ) -> CompletionLogprobs:
     """Of an echoed prompt; nothing came before its first token, which has no probability."""
-    tokens = [_text(token_id, token_bytes) for token_id in token_ids]
-    offsets = [0]
-    for token in tokens[:-1]:
-        offsets.append(offsets[-1] + len(token))
     return CompletionLogprobs(
-        tokens=tokens,
+        tokens=[_text(token_id, token_bytes) for token_id in token_ids],
         token_logprobs=[None, *(max(item.logprob, _LEAST) for item in logprobs)],
         top_logprobs=[None, *(_alternatives(item, token_bytes) for item in logprobs)],
-        text_offset=offsets,
+        text_offset=list(offsets),
     )
 
 
@@ -55,14 +51,12 @@ def joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionL
 def _content(item: TokenLogprobs, token_bytes: TokenBytes) -> ContentLogprob:
     raw = token_bytes[item.token_id]
     return ContentLogprob(
-        token=raw.decode("utf-8", "replace"),
+        token=_readable(raw),
         logprob=max(item.logprob, _LEAST),
         bytes=list(raw),
         top_logprobs=[
-            TopLogprob(
-                token=_text(token_id, token_bytes), logprob=max(value, _LEAST), bytes=list(token_bytes[token_id])
-            )
-            for token_id, value in item.top
+            TopLogprob(token=_readable(raw), logprob=max(value, _LEAST), bytes=list(raw))
+            for raw, value in ((token_bytes[token_id], value) for token_id, value in item.top)
         ],
     )
 
@@ -71,5 +65,14 @@ def _alternatives(item: TokenLogprobs, token_bytes: TokenBytes) -> dict[str, flo
     return {_text(token_id, token_bytes): max(value, _LEAST) for token_id, value in item.top}
 
 
+def _readable(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
 def _text(token_id: int, token_bytes: TokenBytes) -> str:
-    return token_bytes[token_id].decode("utf-8", "replace")
+    """Here nothing but the text tells tokens apart: part of a character is spelled in bytes, as OpenAI does."""
+    raw = token_bytes[token_id]
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

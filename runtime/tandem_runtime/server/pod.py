@@ -22,6 +22,7 @@ from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.errors import UnavailableError
 from tandem_runtime.server.metrics import Metrics
 from tandem_runtime.server.sampling_defaults import NEUTRAL, SamplingDefaults
+from tandem_runtime.text.reasoning import ThinkingTokens
 from tandem_runtime.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ class LoadedModel:
     @property
     def info(self) -> EngineInfo:
         return self.engine.info
+
+    def thinking_tokens(self) -> ThinkingTokens | None:
+        """None where the model does not think, or its thoughts are not told from its answers."""
+        return self.tokenizer.thinking_tokens() if self.splits_reasoning else None
 
 
 @dataclass(slots=True, kw_only=True)

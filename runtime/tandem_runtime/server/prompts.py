@@ -9,6 +9,7 @@ from typing import Any
 from tandem_runtime.core.errors import RequestError
 from tandem_runtime.server.pod import LoadedModel
 from tandem_runtime.server.protocol.messages import Message, for_template
+from tandem_runtime.text.template import THINKING_SWITCH
 
 INLINE_CHARACTERS = 4096
 """Up to about this length, encoding takes less than the detour over a thread costs others."""
@@ -30,11 +31,14 @@ def render_chat(
     if tools and not template.knows_tools:
         raise RequestError("the model's chat template has no tools in the hermes format", param="tools")
     variables = dict(template_kwargs or {})
-    if enable_thinking is not None and "enable_thinking" in template.variables:
-        variables["enable_thinking"] = enable_thinking
-    elif enable_thinking:
-        raise RequestError("the model's chat template has no thinking to enable", param="enable_thinking")
+    if enable_thinking is not None and template.switches_thinking:
+        variables[THINKING_SWITCH] = enable_thinking
     return template.render(for_template(messages), messages_param=messages_param, tools=tools, variables=variables)
+
+
+async def encode_placed(model: LoadedModel, text: str) -> tuple[list[int], list[int]]:
+    """Token ids, and the characters of `text` before each."""
+    return await asyncio.to_thread(model.tokenizer.encode_placed, text, add_special_tokens=True)
 
 
 async def encode(model: LoadedModel, text: str, *, add_special_tokens: bool) -> list[int]:

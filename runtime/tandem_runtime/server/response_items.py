@@ -34,10 +34,10 @@ class OutputItems:
     Iterate over what a method returns: the items change as its events come.
     """
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, answer_id: str) -> None:
         self.items: list[Item] = []
         """Complete but for the open one, which is the last."""
-        self._request_id = request_id
+        self._answer_id = answer_id
         self._open: Item | None = None
         self._written: list[str] = []
         """Text or arguments of the open item."""
@@ -119,4 +119,4 @@ class OutputItems:
 
     def _id(self, kind: str) -> str:
         """Of an item that is about to begin; the same on every pod that takes part in a stream."""
-        return f"{kind}_{self._request_id}-{len(self.items) + 1}"
+        return f"{kind}_{self._answer_id}-{len(self.items) + 1}"

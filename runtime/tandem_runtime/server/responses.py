@@ -45,7 +45,7 @@ class ResponseFormat:
     def __init__(self, asked: Asked[ResponsesRequest]) -> None:
         self.keeps_logprobs = asked.token_bytes is not None
         self._response = _without_output(asked)
-        self._output = OutputItems(asked.request_id)
+        self._output = OutputItems(asked.answer_id)
         self._token_bytes = asked.token_bytes
         self._unsaid: list[Scored] = []
         """Waiting for their text."""
@@ -132,7 +132,7 @@ class ResponseFormat:
 def _without_output(asked: Asked[ResponsesRequest]) -> Response:
     body, sampling = asked.body, asked.sampling
     return Response(
-        id=f"resp_{asked.request_id}",
+        id=f"resp_{asked.answer_id}",
         created_at=asked.created,
         model=body.model,
         instructions=body.instructions,

@@ -41,7 +41,13 @@ async def detokenize(request: web.Request) -> web.Response:
 
 async def _token_ids(model: LoadedModel, body: TokenizeRequest) -> list[int]:
     if body.messages is not None:
-        text = render_chat(model, body.messages, template_kwargs=body.chat_template_kwargs)
+        text = render_chat(
+            model,
+            body.messages,
+            template_kwargs=body.template_variables,
+            enable_thinking=body.thinks,
+            tools=body.tool_use().for_template,
+        )
         return await encode(model, text, add_special_tokens=False)
     assert body.prompt is not None
     return await encode(model, body.prompt, add_special_tokens=body.add_special_tokens)

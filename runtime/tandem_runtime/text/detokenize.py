@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Container, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Any, NamedTuple
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -44,6 +44,25 @@ class IncrementalDetokenizer:
 
     def push(self, token_id: int) -> str:
         return self._decode(self._table[token_id])
+
+
+class Placed(NamedTuple):
+    text: str
+    offsets: list[int]
+    """Characters of `text` before each token; tokens of one character begin where it does."""
+
+
+def placed(pieces: Iterable[bytes]) -> Placed:
+    """The text of a whole sequence of tokens."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    parts: list[str] = []
+    offsets: list[int] = []
+    length = 0
+    for piece in pieces:
+        offsets.append(length)
+        parts.append(decode(piece))
+        length += len(parts[-1])
+    return Placed("".join(parts) + decode(b"", True), offsets)
 
 
 def piece_to_bytes(decoder: Mapping[str, Any]) -> PieceToBytes | None:

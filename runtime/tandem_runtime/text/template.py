@@ -18,6 +18,7 @@ from tandem_runtime.core.errors import RequestError, StartupError, flag_errors
 from tandem_runtime.text import tool_calls
 from tandem_runtime.text.reasoning import OPEN
 
+THINKING_SWITCH = "enable_thinking"
 _OWN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
 
 
@@ -40,6 +41,7 @@ class ChatTemplate:
         """Whether it describes tools and asks for calls in the hermes format."""
         self.knows_reasoning = OPEN in source
         """Whether the model's answers may begin with a `<think>` block."""
+        self.switches_thinking = THINKING_SWITCH in self.variables
 
     @classmethod
     def read(cls, path: Path, special_tokens: Mapping[str, str]) -> ChatTemplate:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ import tokenizers
 
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.text import reasoning
-from tandem_runtime.text.detokenize import IncrementalDetokenizer, PieceToBytes, TokenBytes, piece_to_bytes
+from tandem_runtime.text.detokenize import (
+    IncrementalDetokenizer,
+    PieceToBytes,
+    Placed,
+    TokenBytes,
+    piece_to_bytes,
+    placed,
+)
 from tandem_runtime.text.reasoning import ThinkingTokens
 from tandem_runtime.text.stand_in import stand_in_tokenizer
 from tandem_runtime.text.template import ChatTemplate
@@ -47,6 +55,21 @@ class Tokenizer:
         # Of the library's ways to encode, only those for batches release it.
         (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return encoding.ids
+
+    def encode_placed(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], list[int]]:
+        """As `encode`, and where each token begins in `text`; tokens that the tokenizer adds have no length."""
+        (encoding,) = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        added = encoding.special_tokens_mask
+        spelled = placed(b"" if mask else self.token_bytes[one] for one, mask in zip(encoding.ids, added, strict=True))
+        if spelled.text == text:
+            return encoding.ids, spelled.offsets
+        # The text was normalized, or got a blank in front. The library knows where its tokens came from, though it may
+        # leave out their leading blanks.
+        return encoding.ids, list(accumulate((begin for begin, _ in encoding.offsets), max))
+
+    def decode_placed(self, token_ids: Sequence[int]) -> Placed:
+        """As `decode`."""
+        return placed(self.token_bytes[token_id] for token_id in token_ids)
 
     def token_id(self, text: str) -> int | None:
         """Of the one token that `text` is, if it is one."""

@@ -29,6 +29,9 @@ class Tool(RequestModel):
     function: FunctionDefinition
 
 
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
 class NamedTool(RequestModel):
     type: Literal["function"]
     function: NamedFunction
@@ -44,7 +47,7 @@ class ChatRequest(GenerationRequest, ConversationRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     reasoning_effort: Effort | None = Field(None, description=EFFORT_NOTE)
 
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Tools | None = None
     tool_choice: ToolMode | NamedTool | None = Field(None, description=CHOICE_NOTE)
     parallel_tool_calls: bool | None = None
 

@@ -64,6 +64,7 @@ def to_engine_requests(
         EngineRequest(
             request_id=f"{request_id}-{index}",
             prompt_token_ids=prompt_token_ids,
+            prompt_param=prompt_param,
             sampling=SamplingParams(
                 max_tokens=limit,
                 min_tokens=request.min_tokens,

@@ -21,12 +21,19 @@ BUDGETS: dict[Effort, int | None] = {
 """Tokens of a thought; None: as many as the model likes."""
 
 EFFORT_NOTE = "A budget by name; `none` switches thinking off."
+Switch = Literal["enable_thinking", "thinking_budget"]
+SWITCHES: tuple[Switch, ...] = ("enable_thinking", "thinking_budget")
+"""May be given in `chat_template_kwargs` too."""
 
 _Budget = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class ThinkingRequest(RequestModel):
-    """APIs name the effort differently; each defines `effort` and says in `effort_param` what it is called."""
+    """What asks for a thought is refused where there can be none: the request switches it off, or
+    the model does not think. What asks for none is always in order.
+
+    APIs name the effort differently; each defines `effort` and says in `effort_param` what it is called.
+    """
 
     effort_param: ClassVar[str]
 
@@ -43,45 +50,51 @@ class ThinkingRequest(RequestModel):
     @model_validator(mode="after")
     def _consistent_thinking(self) -> ThinkingRequest:
         variables = self.chat_template_kwargs or {}
-        for name in ("enable_thinking", "thinking_budget"):
+        for name in SWITCHES:
             if getattr(self, name) is not None and name in variables:
                 raise ValueError(f"'{name}' is given twice: at top level and in 'chat_template_kwargs'")
+        if type(variables.get("enable_thinking", True)) is not bool:
+            raise ValueError("'chat_template_kwargs.enable_thinking' must be true or false")
         budget = variables.get("thinking_budget", 0)
         if type(budget) is not int or budget < 0:
             raise ValueError("'chat_template_kwargs.thinking_budget' must be a number of tokens")
-        if self.effort is not None and self._budget_given is not None:
+        if self.effort is not None and self._given("thinking_budget") is not None:
             raise ValueError(f"'{self.effort_param}' and 'thinking_budget' both limit the thought; give one")
-        if self.effort == "none" and True in (self.enable_thinking, variables.get("enable_thinking")):
-            raise ValueError(f"'{self.effort_param}' is 'none', but 'enable_thinking' is true")
+        if self.thinks is False and self.thought_params:
+            off = f"'{self.effort_param}' none" if self.effort == "none" else "'enable_thinking' false"
+            raise ValueError(f"'{self.thought_params[0]}' asks for a thought, but {off} switches thinking off")
         return self
 
+    def _given(self, switch: Switch) -> Any:
+        value = getattr(self, switch)
+        return (self.chat_template_kwargs or {}).get(switch) if value is None else value
+
     @property
-    def _budget_given(self) -> int | None:
-        if self.thinking_budget is not None:
-            return self.thinking_budget
-        found: int | None = (self.chat_template_kwargs or {}).get("thinking_budget")
-        return found
+    def thought_params(self) -> list[str]:
+        """The fields that ask for a thought."""
+        asking = [
+            name if getattr(self, name) is not None else f"chat_template_kwargs.{name}"
+            for name in SWITCHES
+            if self._given(name)
+        ]
+        return asking if self.effort in (None, "none") else [*asking, self.effort_param]
 
     @property
     def budget(self) -> int | None:
         """Tokens of the thought; None: as many as the model likes."""
-        return self._budget_given if self.effort is None else BUDGETS[self.effort]
-
-    @property
-    def budget_param(self) -> str:
-        """The field that says `budget`."""
-        return "thinking_budget" if self.effort is None else self.effort_param
+        if self.thinks is False:
+            return 0
+        budget: int | None = self._given("thinking_budget") if self.effort is None else BUDGETS[self.effort]
+        return budget
 
     @property
     def thinks(self) -> bool | None:
-        """As asked at top level; None: as the template has it."""
-        return False if self.effort == "none" else self.enable_thinking
+        """None: as the template has it."""
+        switch: bool | None = self._given("enable_thinking")
+        return False if self.effort == "none" else switch
 
     @property
     def template_variables(self) -> dict[str, Any]:
+        """`chat_template_kwargs` without what is no business of the template's."""
         given = self.chat_template_kwargs or {}
-        return {
-            name: value
-            for name, value in given.items()
-            if name != "thinking_budget" and not (name == "enable_thinking" and self.effort == "none")
-        }
+        return {name: value for name, value in given.items() if name not in SWITCHES}
