@@ -28,12 +28,14 @@ class BlockScales(NamedTuple):
     """int32: the row of `scale_RC` that each row of the weight belongs to."""
     first_column: int = 0
     """Of the weight's first column in its first block; a multiple of `MIN_DEPTH`."""
+    rows_in_blocks: bool = False
+    """Whether every 128 rows, from the first on, are of one block: what a product by blocks can count on."""
 
     @classmethod
     def of(cls, scale_RC: torch.Tensor, rows: int, first_row: int = 0, first_column: int = 0) -> BlockScales:
         """Of one shard that begins `first_row` rows and `first_column` columns into its first block."""
         at_N = torch.arange(first_row, first_row + rows, device=scale_RC.device)
-        return cls(scale_RC, (at_N // GROUP).int(), first_column)
+        return cls(scale_RC, (at_N // GROUP).int(), first_column, first_row == 0)
 
     @property
     def depth(self) -> int:
@@ -71,6 +73,7 @@ def launch(
     columns = len(weight_NK)
     assert weight_NK.shape[1] == depth
     assert weight_NK.is_contiguous()
+    assert x.scale_TG.is_contiguous()
     assert scales.first_column % MIN_DEPTH == 0
     assert scales.scale_RC.is_contiguous()
     assert len(scales.row_blocks_N) == columns

@@ -85,7 +85,8 @@ def moe_route_kernel(  # type: ignore[no-untyped-def]
     expert_TK = tl.zeros((BLOCK_T, BLOCK_K), tl.int32)
     for i in tl.static_range(TOP_K):
         best_T = tl.max(weight_TX, 1)
-        chosen_T = tl.min(tl.where(weight_TX == best_T[:, None], x[None, :], BLOCK_X), 1)
+        # NaN equals nothing: such a token's experts must still be some.
+        chosen_T = tl.min(tl.where(weight_TX == best_T[:, None], x[None, :], EXPERTS - 1), 1)
         weight_TK = tl.where((k == i)[None, :], best_T[:, None], weight_TK)
         expert_TK = tl.where((k == i)[None, :], chosen_T[:, None], expert_TK)
         weight_TX = tl.where(x[None, :] == chosen_T[:, None], -1.0, weight_TX)

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from support.step_driver import load_runner, tiny_execution_config
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.execution.graphs import buckets
 from tandem_runtime.execution.memory import (
     CPU_SHARE,
     DEVICE_OVERHEAD,
@@ -60,12 +61,16 @@ CARD = DeviceMemory(total=80 * GIB, free=50 * GIB, held=20 * GIB, activations=3 
 def test_a_card_gives_this_process_its_share(tiny: Callable[..., Path]) -> None:
     config = tiny_execution_config(tiny("qwen3"), kv_cache_memory=None, gpu_memory_utilization=0.5)
     found = num_device_pages(config, CARD)
-    assert found == (40 * GIB - CARD.held - CARD.activations - DEVICE_OVERHEAD) // config.layout.page_bytes
+    graphs = sum(buckets(config.max_num_seqs)) * config.model.vocab_size * 4
+    used = CARD.held + CARD.activations + graphs + DEVICE_OVERHEAD
+    assert found == (40 * GIB - used) // config.layout.page_bytes
+    without = num_device_pages(replace(config, cuda_graphs=False), CARD)
+    assert without == (40 * GIB - used + graphs) // config.layout.page_bytes
 
 
 def test_a_card_that_others_use_gives_what_is_free(tiny: Callable[..., Path]) -> None:
     config = tiny_execution_config(tiny("qwen3"), kv_cache_memory=None, gpu_memory_utilization=0.9)
-    found = num_device_pages(config, replace(CARD, free=5 * GIB))
+    found = num_device_pages(replace(config, cuda_graphs=False), replace(CARD, free=5 * GIB))
     assert found == (5 * GIB - CARD.activations - DEVICE_OVERHEAD) // config.layout.page_bytes
 
 

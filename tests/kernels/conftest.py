@@ -18,7 +18,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HERE = Path(__file__).parent
 # Nothing is compiled under the interpreter, C kernels do not know it, and it starts no second one.
 NOT_INTERPRETED = ["test_ahead_of_time.py", "test_serving_shapes.py", "test_under_interpreter.py", "native"]
-collect_ignore = NOT_INTERPRETED if INTERPRETED else []
+# The simulated device interprets what a real one would compile.
+collect_ignore = NOT_INTERPRETED if INTERPRETED else ["test_simulated_device.py"]
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -23,3 +23,12 @@ def test_ties_go_to_the_smaller_index(dtype: torch.dtype, device: str) -> None:
     weights, chosen = moe_route(logits, 3, normalise=False)
     assert chosen.tolist() == [[0, 1, 2]]
     assert weights.tolist() == [[0.125] * 3]
+
+
+def test_a_token_of_nan_goes_to_experts_that_exist(device: str) -> None:
+    """Symptom: index 8 of 8 experts, which is an assertion on the device and the end of the engine."""
+    logits = torch.full((2, 6), float("nan"), device=device)
+    logits[1] = torch.arange(6.0)
+    chosen = moe_route(logits, 2, normalise=True).experts_TK
+    assert chosen[1].tolist() == [5, 4]
+    assert bool(((chosen >= 0) & (chosen < 6)).all())

@@ -68,9 +68,13 @@ class StepDriver:
         return Chunk(slot, start, count, None if token_ids is None else list(token_ids), new, sample)
 
     def step(self, *chunks: Chunk) -> StepResult:
-        starts, self._starts = self._starts, []
         self._step += 1
-        return self.runner.execute(StepPlan(self._step, starts, list(chunks)))
+        return self.runner.execute(StepPlan(self._step, self.take_starts(), list(chunks)))
+
+    def take_starts(self) -> list[SlotStart]:
+        """Those queued for the next step."""
+        starts, self._starts = self._starts, []
+        return starts
 
     def prefill(self, slot: int, token_ids: Sequence[int], *, start: int = 0, splits: Sequence[int] = ()) -> int:
         """Computes `token_ids` from position `start`, cut at `splits` (relative); returns the sampled id."""

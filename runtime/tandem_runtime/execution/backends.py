@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ from tandem_kernels.native import NativeOps
 from tandem_runtime.execution.attention.backend import AttentionBackend
 from tandem_runtime.execution.attention.eager import EagerAttention
 from tandem_runtime.execution.attention.native import NativeAttention
-from tandem_runtime.execution.layers.context import Ops
+from tandem_runtime.execution.layers.context import Ops, Product
 from tandem_runtime.execution.layers.linear import TiedTable, load_linear
 from tandem_runtime.execution.layers.linear_cpu import linears, load_rounded
 from tandem_runtime.execution.layers.mlp import silu_and_mul
@@ -21,6 +22,9 @@ from tandem_runtime.execution.layers.rope import Rope
 from tandem_runtime.execution.samplers import EagerSampler, Sampler
 from tandem_runtime.execution.settings import ExecutionConfig
 from tandem_runtime.execution.timing import CudaTimer, HostTimer, Timer
+from tandem_runtime.execution.weights import Part, WeightSource
+
+LoadLinear = Callable[[WeightSource, Sequence[Part], torch.Tensor | None], Product]
 
 
 def ops_of(config: ExecutionConfig) -> Ops:
@@ -30,17 +34,24 @@ def ops_of(config: ExecutionConfig) -> Ops:
     from tandem_kernels import rms_norm as norms
     from tandem_kernels import silu_and_mul as activations
 
-    from tandem_runtime.execution.layers import linear_fp8
     from tandem_runtime.execution.layers.moe_triton import TritonMoe
 
     return Ops(
         rms_norm=norms.rms_norm,
         silu_and_mul=activations.silu_and_mul,
-        linear=linear_fp8.load_linear if fp8 else load_linear,
+        linear=_fp8_linear(config) if fp8 else load_linear,
         dense=load_linear,
         tied=TiedTable,
         moe=partial(TritonMoe, fp8=fp8),
     )
+
+
+def _fp8_linear(config: ExecutionConfig) -> LoadLinear:
+    from tandem_kernels.fp8_scaled_mm import supported
+
+    from tandem_runtime.execution.layers.linear_fp8 import load_linear
+
+    return partial(load_linear, library=config.torch_dtype.itemsize == 2 and supported(torch.device(config.device)))
 
 
 def _cpu_ops(config: ExecutionConfig) -> Ops:

@@ -26,6 +26,8 @@ class Fp8Weight(NamedTuple):
     """int32: the row of `scale_RC` of each row of the weight."""
     first_column: int = 0
     """Of the weight's first column in its first block."""
+    rows_in_blocks: bool = True
+    """Whether every 128 rows, from the first on, are of one block."""
 
 
 def quantize_blocks(weight_NK: torch.Tensor) -> Fp8Weight:
@@ -57,6 +59,7 @@ def stack(parts: Sequence[Fp8Weight]) -> Fp8Weight:
         torch.cat([part.scale_RC for part in parts]),
         torch.cat(row_blocks),
         parts[0].first_column,
+        all(part.rows_in_blocks for part in parts) and all(len(part.weight_NK) % BLOCK == 0 for part in parts[:-1]),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.execution.graphs import buckets
 from tandem_runtime.execution.settings import ExecutionConfig
 
 CPU_SHARE = 0.3
@@ -50,7 +51,7 @@ class DeviceMemory:
 
 def num_device_pages(config: ExecutionConfig, memory: DeviceMemory) -> int:
     """As `num_pages`, of a card: what this process's share of it leaves, or what is free where that is less."""
-    reserve = memory.activations + DEVICE_OVERHEAD
+    reserve = memory.activations + graphs_bytes(config) + DEVICE_OVERHEAD
     share = int(memory.total * config.gpu_memory_utilization)
     free = memory.free - reserve
     budget = min(share - memory.held - reserve, free)
@@ -69,6 +70,12 @@ def num_device_pages(config: ExecutionConfig, memory: DeviceMemory) -> int:
             f" {remedy}"
         )
     return _enough(config, max(0, budget) // config.layout.page_bytes, budget, remedy)
+
+
+def graphs_bytes(config: ExecutionConfig) -> int:
+    """What captured graphs keep: each one's logits. All else they share, and it is less than a large step's."""
+    rows = sum(buckets(config.max_num_seqs)) if config.cuda_graphs else 0
+    return rows * config.model.vocab_size * config.torch_dtype.itemsize
 
 
 def _enough(config: ExecutionConfig, pages: int, budget: int, remedy: str) -> int:

@@ -13,7 +13,7 @@ from tandem_runtime.core.errors import StartupError
 from tandem_runtime.core.host_memory import free_host_bytes
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
-from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
+from tandem_runtime.core.sampling import MAX_LOGPROBS, SamplingParams, TokenLogprobs
 from tandem_runtime.execution.attention.backend import AttentionBackend, StepBatch
 from tandem_runtime.execution.attention.tables import StepTables
 from tandem_runtime.execution.backends import attention_of, ops_of, sampler_of, timer_of
@@ -156,7 +156,8 @@ class ModelRunner:
         hidden_TE = self._hidden(self._tables.lay_out(StepPlan(-3, starts, chunks)).batch)
         logits_RV = self._model.logits(hidden_TE[:1].repeat(config.max_num_samples, 1))
         if logits_RV is not None:
-            self._sampler.sample(logits_RV, [SampleRow(sampling, 0, None)] * config.max_num_samples)
+            widest = SamplingParams(max_tokens=1, logprobs=MAX_LOGPROBS)
+            self._sampler.sample(logits_RV, [SampleRow(widest, 0, None)] * config.max_num_samples)
         torch.cuda.synchronize()
         activations = torch.cuda.max_memory_allocated() - held
         del hidden_TE, logits_RV

@@ -144,9 +144,10 @@ def shape_(logits_V: torch.Tensor, row: SampleRow) -> None:
             frequency=s.frequency_penalty,
         )
     if s.logit_bias:
-        logits_V[list(s.logit_bias)] += torch.tensor(list(s.logit_bias.values()), device=logits_V.device)
+        biased = to_device(torch.tensor(list(s.logit_bias)), logits_V.device)
+        logits_V[biased] += to_device(torch.tensor(list(s.logit_bias.values())), logits_V.device)
     if row.masks_stops:
-        logits_V[list(s.stop_token_ids)] = -torch.inf
+        logits_V.index_fill_(0, to_device(torch.tensor(s.stop_token_ids), logits_V.device), -torch.inf)
 
 
 def _draw_rows(logits_RV: torch.Tensor, rows: list[SampleRow]) -> torch.Tensor:

@@ -181,6 +181,7 @@ class CheckpointSource(WeightSource):
             scale_RC,
             block_of_rows(rows.start % BLOCK, len(rows), weight_NK.device),
             cols.start % BLOCK,
+            rows.start % BLOCK == 0,
         )
 
     def _fill_in_blocks(self, target: torch.Tensor, part: Part, file: SafetensorsFile, entry: TensorEntry) -> None:
