@@ -6,7 +6,8 @@ import random
 from contextlib import suppress
 
 import pytest
-from scheduling.fleet import VOCABULARY, Fleet, config, expected_output, speculating
+from scheduling.device import VOCABULARY, expected_output
+from scheduling.fleet import Fleet, config, speculating
 from tandem_runtime.core.errors import OverloadedError, PromptTooLongError
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.scheduling import Mode, Sequence

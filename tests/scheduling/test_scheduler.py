@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from scheduling.fleet import Fleet, config, expected_output, make
+from scheduling.device import expected_output
+from scheduling.fleet import Fleet, config, make
 from tandem_runtime.core.errors import OverloadedError, PromptTooLongError
 from tandem_runtime.core.plan import StepPlan
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from scheduling.fleet import VOCABULARY, Fleet, config, speculating
+from scheduling.device import VOCABULARY
+from scheduling.fleet import Fleet, config, speculating
 from tandem_runtime.core.errors import OverloadedError, PromptTooLongError
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.scheduling import Mode, Sequence, SpeculationConfig

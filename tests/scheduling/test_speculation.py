@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 
 import msgspec
-from scheduling.fleet import Fleet, config, expected_output, make, speculating
+from scheduling.device import expected_output
+from scheduling.fleet import Fleet, config, make, speculating
 from tandem_runtime.core.plan import StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams, Thinking
 from tandem_runtime.scheduling import Scheduler, Sequence

@@ -13,12 +13,13 @@ from tandem_contract.handoff import LayoutFingerprint
 from tandem_runtime.core.plan import StepPlan
 from tandem_runtime.engine.control import ControlPlane
 from tandem_runtime.engine.grammar_gate import GrammarGate
-from tandem_runtime.engine.handoff_decode import PROBE_INTERVAL_S, DecodeHandoffs
+from tandem_runtime.engine.handoff_decode import DecodeHandoffs
 from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.handoff_prefill import PrefillHandoffs
 from tandem_runtime.engine.leases import Timers
 from tandem_runtime.engine.loop import Engine, Event, Publish
 from tandem_runtime.engine.messages import Spans
+from tandem_runtime.engine.prefill_peers import PROBE_INTERVAL_S
 from tandem_runtime.engine.transfers import JobReport, RankTransfers, TransferGroup
 from tandem_runtime.scheduling import Scheduler, SchedulerConfig
 

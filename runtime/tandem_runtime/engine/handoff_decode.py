@@ -9,10 +9,9 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
 from tandem_contract import handoff
 from tandem_tracing.context import TraceContext
 
@@ -20,13 +19,11 @@ from tandem_runtime.core.errors import HandoffError
 from tandem_runtime.engine.control import decode, same_secret
 from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.messages import ControlCall, EngineRequest
+from tandem_runtime.engine.prefill_peers import PROBE_INTERVAL_S, PrefillPeers
 from tandem_runtime.engine.spans import attempt_spans
 from tandem_runtime.engine.transfers import JobReport
 from tandem_runtime.transfer.protocol import ReceiveJob
 
-PROBE_INTERVAL_S = 1.0
-PROBE_TIMEOUT_S = 1.5
-PROBES_TO_FAIL = 2
 AVOID_SECONDS = 5.0
 """A pod at fault is not asked again for this long."""
 POD_FAULTS = frozenset({"unreachable", "peer_lost", "transfer", "busy"})
@@ -80,26 +77,16 @@ class _Job:
     """(reason label, message) of a job that is closing."""
 
 
-@dataclass(slots=True)
-class _Peer:
-    incarnation: str
-    failures: int = 0
-    jobs: dict[str, None] = field(default_factory=dict)
-    """In the order in which they were asked for, and in which they are asked for elsewhere once this pod is lost."""
-
-
 class DecodeHandoffs:
     """Used on the engine's thread only."""
 
     def __init__(self, parts: HandoffParts, *, url: str, probe_interval_s: float = PROBE_INTERVAL_S) -> None:
         self._parts = parts
         self._url = url
-        self._probe_interval_s = probe_interval_s
+        self._peers = PrefillPeers(parts, url=url, interval_s=probe_interval_s, on_lost=self._on_lost)
         self._remotes: dict[str, _Remote] = {}
         self._jobs: dict[str, _Remote] = {}
-        self._peers: dict[str, _Peer] = {}
         self._avoid_until: dict[str, float] = {}
-        self._probing = False
         self.outcomes: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
         self.pages = 0
@@ -164,6 +151,7 @@ class DecodeHandoffs:
             self._fail(job, error.reason, str(error))
             return
         job.phase = "receiving"
+        self._peers.took(job.job_id)
         job.granted_at = self._parts.clock()
         job.grant = handoff.ReserveGrant(
             token=ask.token,
@@ -191,7 +179,7 @@ class DecodeHandoffs:
         job = remote.job
         assert job is not None
         remote.job = None
-        self._leave_peer(job)
+        self._peers.settle(job.job_id)
         error = job.error or (("transfer", report.error) if report.error else None)
         self._post_ack(job, error[1] if error else None)
         self._tell(remote, job, report, error)
@@ -237,7 +225,7 @@ class DecodeHandoffs:
         )
         remote.job = job
         self._jobs[job.job_id] = remote
-        self._join_peer(job)
+        self._peers.owe(job.url, job.incarnation, job.job_id)
         message = handoff.PrefillJob(
             job_id=job.job_id,
             request_id=remote.request.request_id,
@@ -262,7 +250,9 @@ class DecodeHandoffs:
         if job.job_id not in self._jobs or job.phase == "receiving":
             return
         if status == 202:
-            job.phase = "queued" if job.phase == "asked" else job.phase
+            if job.phase == "asked":
+                job.phase = "queued"
+                self._peers.took(job.job_id)
             return
         reason = {0: "unreachable", 401: "ticket", 409: "mismatch", 503: "busy"}.get(status, "refused")
         self._fail(job, reason, f"prefill pod {job.pod} answered {status}: {body[:200].decode(errors='replace')}")
@@ -276,6 +266,13 @@ class DecodeHandoffs:
             self._parts.transfers.close_receive(job.job_id, message)
         else:
             self.on_received(JobReport(job_id=job.job_id, error=message, pages=0, bytes=0))
+
+    def _on_lost(self, job_id: str, *, forgotten: bool) -> None:
+        """By its pod: which is gone or frozen, or has only `forgotten` the job."""
+        job = self._jobs[job_id].job
+        # P forgets a job once every page is sent; one that is still arriving is not lost by that.
+        if job is not None and (not forgotten or job.phase == "queued"):
+            self._fail(job, "peer_lost", f"prefill pod {job.pod} is gone or frozen")
 
     def _make_local(self, remote: _Remote, reason: str) -> None:
         self.fallbacks[reason] += 1
@@ -312,61 +309,3 @@ class DecodeHandoffs:
         if job.token:
             end = handoff.JobEnd(job_id=job.job_id, token=job.token, error=error)
             self._parts.control.post(job.url, handoff.ACK_PATH, end)
-
-    # A frozen or restarted prefill pod is noticed by probing it while it owes us work.
-
-    def _join_peer(self, job: _Job) -> None:
-        peer = self._peers.setdefault(job.url, _Peer(job.incarnation))
-        peer.incarnation = job.incarnation
-        peer.jobs[job.job_id] = None
-        if not self._probing:
-            self._probing = True
-            self._parts.timers.after(self._probe_interval_s, self._probe)
-
-    def _leave_peer(self, job: _Job) -> None:
-        peer = self._peers[job.url]
-        peer.jobs.pop(job.job_id, None)
-        if not peer.jobs:
-            del self._peers[job.url]
-
-    def _probe(self) -> None:
-        for url, peer in self._peers.items():
-            taken = [job_id for job_id in peer.jobs if (job := self._jobs[job_id].job) and job.phase != "asked"]
-            probe = handoff.AliveProbe(decode_url=self._url, decode_incarnation=self._parts.incarnation, job_ids=taken)
-            self._parts.control.post(
-                url, handoff.ALIVE_PATH, probe, self._on_probed(url, peer), timeout_s=PROBE_TIMEOUT_S
-            )
-        self._probing = bool(self._peers)
-        if self._probing:
-            self._parts.timers.after(self._probe_interval_s, self._probe)
-
-    def _on_probed(self, url: str, peer: _Peer) -> Callable[[int, bytes], None]:
-        probed_jobs = frozenset(peer.jobs)
-
-        def on_reply(status: int, body: bytes) -> None:
-            if self._peers.get(url) is not peer:
-                return
-            alive = _alive(status, body)
-            if alive is None:
-                peer.failures += 1
-                lost = probed_jobs if peer.failures >= PROBES_TO_FAIL else frozenset()
-            else:
-                peer.failures = 0
-                known = alive.incarnation == peer.incarnation
-                lost = frozenset(alive.unknown_jobs) if known else probed_jobs
-            for job_id in [job_id for job_id in peer.jobs if job_id in lost]:
-                remote = self._jobs[job_id]
-                # P forgets a job once every page is sent; one that is still arriving is not lost by that.
-                if remote.job and (
-                    alive is None or remote.job.phase == "queued" or alive.incarnation != peer.incarnation
-                ):
-                    self._fail(remote.job, "peer_lost", f"prefill pod {remote.job.pod} is gone or frozen")
-
-        return on_reply
-
-
-def _alive(status: int, body: bytes) -> handoff.Alive | None:
-    try:
-        return decode(body, handoff.Alive) if status == 200 else None
-    except msgspec.DecodeError:
-        return None
