@@ -11,9 +11,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 from tandem_contract import env
@@ -23,6 +23,7 @@ from tandem_operator import platform, presets
 from tandem_operator.cluster.client import ApiError, Client, NoCredentials
 from tandem_operator.cluster.kinds import INFERENCE_SERVICE
 from tandem_operator.cluster.lease import Lease, LeaseLost
+from tandem_operator.cluster.mirror import Mirror
 from tandem_operator.health import OperatorMetrics, Pulse, serving
 from tandem_operator.options import OperatorFlags
 from tandem_operator.plan.context import Installation
@@ -35,9 +36,10 @@ log = logging.getLogger(__name__)
 EXIT_LOST_LEASE = 3
 ROUNDS_MISSED = 5
 """Resyncs without a finished reconcile after which the operator is no longer alive."""
-CRD_S = 1.0
-"""Between two looks for the CRD."""
+RETRY_S = 1.0
+"""Between two attempts at what has to work before anything is reconciled."""
 
+Result = TypeVar("Result")
 Key = tuple[str, str]
 """Namespace and name."""
 
@@ -92,13 +94,19 @@ async def _lead(
     client: Client, installation: Installation, flags: OperatorFlags, metrics: OperatorMetrics, pulse: Pulse
 ) -> None:
     queue: WorkQueue[Key] = WorkQueue()
-    reconciler = Reconciler(client, installation)
+
+    def changed(namespace: str, name: str) -> None:
+        queue.add((namespace, name))
+
+    mirror = Mirror(client, namespaces=flags.namespace, changed=changed)
+    reconciler = Reconciler(client, mirror, installation)
     await _crd_served(client, pulse)
+    await _until_it_works("children cannot be listed", mirror.refresh, pulse)
     async with asyncio.TaskGroup() as tasks:
-        helpers = [tasks.create_task(resync(client, queue, flags, metrics, pulse))]
+        helpers = [tasks.create_task(mirror.run()), tasks.create_task(resync(client, queue, flags, metrics, pulse))]
         helpers += [tasks.create_task(work(queue, reconciler, metrics, pulse)) for _ in range(flags.workers)]
         # kopf has signal handlers of its own, so SIGTERM ends the watch first.
-        await watch(lambda namespace, name: queue.add((namespace, name)), flags.namespace)
+        await watch(changed, flags.namespace)
         for helper in helpers:
             helper.cancel()
 
@@ -107,15 +115,19 @@ async def _crd_served(client: Client, pulse: Pulse) -> None:
     """Returns once there are InferenceServices to watch: kopf looks for the kind once, and helm installs the CRD and
     this operator at the same time.
     """
+    while not await _until_it_works("the CRD cannot be looked for", lambda: client.serves(INFERENCE_SERVICE), pulse):
+        log.warning("the cluster does not serve InferenceServices yet: waiting for the CRD")
+        await asyncio.sleep(RETRY_S)
+
+
+async def _until_it_works(failing: str, action: Callable[[], Awaitable[Result]], pulse: Pulse) -> Result:
     while True:
-        try:
-            if await client.serves(INFERENCE_SERVICE):
-                return
-            log.warning("the cluster does not serve InferenceServices yet: waiting for the CRD")
-        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("API server: %s: %s", type(error).__name__, error)
         pulse.beat()
-        await asyncio.sleep(CRD_S)
+        try:
+            return await action()
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.warning("%s: %s: %s", failing, type(error).__name__, error)
+        await asyncio.sleep(RETRY_S)
 
 
 async def resync(

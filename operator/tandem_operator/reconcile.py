@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import time
@@ -12,20 +13,21 @@ from datetime import UTC, datetime
 from tandem_operator.api.service import API_VERSION, KIND, InvalidSpec, parse_spec
 from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.events import events_for
-from tandem_operator.cluster.kinds import EVENT, INFERENCE_SERVICE, POD_MONITOR
+from tandem_operator.cluster.kinds import EVENT, INFERENCE_SERVICE, SECRET
+from tandem_operator.cluster.mirror import Mirror
 from tandem_operator.cluster.observe import observe
-from tandem_operator.cluster.write import NameTaken, write_children
+from tandem_operator.cluster.pod_warnings import PodWarnings
+from tandem_operator.cluster.write import NameTaken, Writer
+from tandem_operator.plan import names
 from tandem_operator.plan.children import plan_children
 from tandem_operator.plan.context import Installation, Manifest, Service
 from tandem_operator.plan.observed import Observed
 from tandem_operator.status.facts import Facts
 from tandem_operator.status.report import halted_status, status
 
-BUSY_S = 5.0
-"""Pods are not watched; while a service is not in its wanted state it is looked at this often."""
+BUSY_S = 15.0
+"""While a service is not in its wanted state it is looked at this often: time and warnings change without a watch."""
 REFUSED_S = 30.0
-REDISCOVER_S = 300.0
-"""How long the answer to whether the cluster has PodMonitors is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,37 +39,37 @@ class Outcome:
 
 
 class Reconciler:
-    def __init__(self, client: Client, installation: Installation, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, client: Client, mirror: Mirror, installation: Installation, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._client = client
+        self._mirror = mirror
+        self._warnings = PodWarnings(client)
+        self._writer = Writer(client, mirror)
         self._installation = installation
         self._clock = clock
-        self._pod_monitors = (False, float("-inf"))
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
         """Raises `ApiError` and aiohttp's errors; the caller tries again."""
-        body = await self._client.get(INFERENCE_SERVICE, namespace, name)
+        body, secret = await asyncio.gather(
+            self._client.get(INFERENCE_SERVICE, namespace, name),
+            self._client.get(SECRET, namespace, names.ticket_key(name)),
+        )
         if body is None or "deletionTimestamp" in body["metadata"]:
             return Outcome(None, None)
         previous: Manifest = body.get("status", {})
         try:
-            new, again = await self._converge(body, previous)
+            new, again = await self._converge(body, secret, previous)
         except InvalidSpec as error:
             new, again = self._halted("InvalidSpec", error, body, previous), None
-        except NameTaken as error:
-            new, again = self._halted("NameTaken", error, body, previous), REFUSED_S
-        except ApiError as error:
-            if not error.lasts:
-                raise
-            new, again = self._halted("ChildRefused", error, body, previous), REFUSED_S
-        if new != previous:
-            await self._report(body, new, previous)
+        if new != previous and not await self._report(body, new, previous):
+            again = 0.0
         return Outcome(again, next((c["status"] for c in new["conditions"] if c["type"] == "Ready"), None))
 
-    def _halted(self, reason: str, error: Exception, body: Manifest, previous: Manifest) -> Manifest:
-        generation = body["metadata"]["generation"]
-        return halted_status(reason, str(error), previous, generation=generation, now=self._now())
-
-    async def _converge(self, body: Manifest, previous: Manifest) -> tuple[Manifest, float | None]:
+    async def _converge(
+        self, body: Manifest, secret: Manifest | None, previous: Manifest
+    ) -> tuple[Manifest, float | None]:
+        """The status to be, and the seconds after which to look again."""
         meta = body["metadata"]
         service = Service(
             name=meta["name"],
@@ -76,36 +78,52 @@ class Reconciler:
             generation=meta["generation"],
             spec=parse_spec(body),
         )
-        seen = await self._observe(service)
+        seen = await self._observe(service, secret)
         plan = plan_children(service, seen, self._installation, fresh_key=secrets.token_urlsafe(32), now=self._clock())
-        if await write_children(self._client, seen, plan.children, service.uid):
+        refused: tuple[str, Exception] | None = None
+        try:
+            wrote = await self._writer.write_children(seen, plan.children, service.uid)
+        except NameTaken as error:
+            wrote, refused = True, ("NameTaken", error)
+        except ApiError as error:
+            if not error.lasts:
+                raise
+            wrote, refused = True, ("ChildRefused", error)
+        if wrote:
             # What was seen before describes other children: Ready must not be said of them.
-            seen = await self._observe(service)
+            seen = await self._observe(service, secret)
         facts = Facts.gather(service, plan, seen)
         new = status(facts, previous, now=self._now(), cluster_domain=self._installation.cluster_domain)
+        if refused is not None:
+            return self._halted(*refused, body, new), REFUSED_S
         settled = {c["type"]: c["status"] for c in new["conditions"]}
         idle = settled["Progressing"] == "False" and (service.spec.suspend or settled["Ready"] == "True")
         return new, None if idle else BUSY_S
 
-    async def _observe(self, service: Service) -> Observed:
-        monitors = await self._has_pod_monitors()
-        return await observe(self._client, service.namespace, service.name, service.uid, pod_monitors=monitors)
+    def _halted(self, reason: str, error: Exception, body: Manifest, otherwise: Manifest) -> Manifest:
+        generation = body["metadata"]["generation"]
+        before = body.get("status", {})
+        return halted_status(reason, str(error), otherwise, before, generation=generation, now=self._now())
 
-    async def _report(self, body: Manifest, new: Manifest, previous: Manifest) -> None:
-        meta = {key: body["metadata"][key] for key in ("name", "namespace")}
+    async def _observe(self, service: Service, secret: Manifest | None) -> Observed:
+        where = (service.namespace, service.name, service.uid)
+        return await observe(self._mirror, self._warnings, *where, secret, now=self._clock())
+
+    async def _report(self, body: Manifest, new: Manifest, previous: Manifest) -> bool:
+        """False where the service changed meanwhile: what is known of it no longer describes it."""
+        meta = {key: body["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
         report = {"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "status": new}
-        await self._client.apply(INFERENCE_SERVICE, report, subresource="/status")
+        try:
+            await self._client.apply(INFERENCE_SERVICE, report, subresource="/status")
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            return False
         for event in events_for(body, new, previous, now=self._now()):
             # Events are a courtesy: told twice within a second, or refused, they hold up nothing.
             with contextlib.suppress(ApiError):
                 await self._client.create(EVENT, event)
-
-    async def _has_pod_monitors(self) -> bool:
-        known, at = self._pod_monitors
-        if self._clock() - at > REDISCOVER_S:
-            known = await self._client.serves(POD_MONITOR)
-            self._pod_monitors = (known, self._clock())
-        return known
+        return True
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -12,13 +12,18 @@ FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
 
 
+REST_S = 0.2
+"""After each look: what it set off, and events that come in bursts, are one look more."""
+
+
 class WorkQueue(Generic[Key]):
-    def __init__(self) -> None:
+    def __init__(self, *, rest_s: float = REST_S) -> None:
+        self._rest_s = rest_s
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._queued: set[Key] = set()
         self._working: set[Key] = set()
         self._again: set[Key] = set()
-        """Added while being worked on."""
+        """Added while being worked on, or resting."""
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
 
@@ -45,7 +50,7 @@ class WorkQueue(Generic[Key]):
     def done(self, key: Key, *, again: float | None = None) -> None:
         """`again`: seconds after which to look again."""
         self._failures.pop(key, None)
-        self._release(key, again)
+        asyncio.get_running_loop().call_later(self._rest_s, self._release, key, again)
 
     def failed(self, key: Key) -> float:
         """Seconds until the next attempt, doubled with each failure in a row."""

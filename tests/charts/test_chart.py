@@ -114,11 +114,23 @@ def test_labels_of_a_user_are_everywhere_and_never_in_the_place_of_ours() -> Non
 
 
 def test_names_that_are_numbers_stay_text() -> None:
-    done = run("template", "123", str(CHART), "--namespace=456", f"--kube-version={KUBERNETES}")
+    named = ("--namespace=456", "--set-string=nameOverride=7")
+    done = run("template", "123", str(CHART), *named, f"--kube-version={KUBERNETES}")
     for manifest in filter(None, yaml.safe_load_all(done.stdout)):
         if manifest["kind"] != "CustomResourceDefinition":
             assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "123"
+            assert manifest["metadata"]["labels"]["app.kubernetes.io/name"] == "7"
             assert manifest["metadata"].get("namespace", "456") == "456"
+
+
+def test_namespaces_may_look_like_numbers(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("watchNamespaces: [7, 20261123, team]\n")
+    for argv in (f"--values={values}", "--set=watchNamespaces={7,20261123,team}"):
+        watched = [a for a in container(argv)["args"] if a.startswith("--namespace=")]
+        assert watched == ["--namespace=7", "--namespace=20261123", "--namespace=team"]
+        bound = {m["metadata"]["namespace"] for m in of_kind(render(argv), "RoleBinding")}
+        assert bound == {"7", "20261123", "team", "tandem-system"}
 
 
 def test_operator_pod_is_locked_down() -> None:

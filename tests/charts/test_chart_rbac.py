@@ -13,9 +13,11 @@ from support.chart import Manifest, of_kind, render
 from support.fake_cluster import FakeCluster
 from support.infsvc import INSTALLATION, NOW, plan, service
 from tandem_contract import labels
+from tandem_operator.api.service import KIND
 from tandem_operator.cluster.client import Client
-from tandem_operator.cluster.kinds import LISTED, POD_MONITOR
+from tandem_operator.cluster.kinds import CHILDREN, POD_MONITOR
 from tandem_operator.cluster.lease import Lease
+from tandem_operator.cluster.mirror import Mirror
 from tandem_operator.reconcile import Reconciler
 from tandem_operator.watching import watch
 
@@ -40,45 +42,57 @@ async def everything_asked(kubeconfig: Path) -> set[Right]:
     async with FakeCluster() as cluster, Client(wrote=lambda kind, verb: None, login=cluster.login) as client:
         write_kubeconfig(kubeconfig, cluster.url)
         cluster.absent.clear()
-        reconciler = Reconciler(client, INSTALLATION, clock=lambda: NOW)
+        mirror = Mirror(client)
+        reconciler = Reconciler(client, mirror, INSTALLATION, clock=lambda: NOW)
+
+        async def reconcile() -> None:
+            await mirror.refresh()
+            await reconciler.reconcile("default", "chat")
 
         async def settle() -> None:
             for _ in range(10):
-                await reconciler.reconcile("default", "chat")
+                await reconcile()
                 await cluster.run_pods()
 
         made = await cluster.put(body_of(("prefill.scaling", {"maxReplicas": 3})))
         await settle()
         # What an earlier version of the operator made and this one does not want.
-        owner = {"uid": made["metadata"]["uid"], "controller": True}
-        for kind in (*LISTED, POD_MONITOR):
+        owner = {"kind": KIND, "name": "chat", "uid": made["metadata"]["uid"], "controller": True}
+        for kind in (*CHILDREN, POD_MONITOR):
             meta = {"name": "stray", "labels": {labels.SERVICE: "chat"}, "ownerReferences": [owner]}
             await cluster.put({"kind": kind.kind, "metadata": {**meta, "namespace": "default"}, "spec": {}})
         for edited in cluster.all("StatefulSet"):
             if edited["spec"]:
                 await cluster.put({**edited, "spec": {**edited["spec"], "updateStrategy": {"type": "RollingUpdate"}}})
-        await reconciler.reconcile("default", "chat")
+        await reconcile()
         # One that is found by its name only.
         bare = cluster.all("StatefulSet")[0]
         await cluster.put({**bare, "metadata": {**bare["metadata"], "labels": {}}})
         await settle()
-        # Pods of the broken image stay pending, which only events explain.
-        for change in (("decode.replicas", 2), ("decode.template.image", "broken:1")):
-            await cluster.put({**made, "spec": body_of(change)["spec"]})
-            await settle()
+        await cluster.put({**made, "spec": body_of(("decode.replicas", 2))["spec"]})
+        await settle()
+        # A pod that only events explain.
+        pod = cluster.all("Pod")[0]
+        scheduled = {"type": "PodScheduled", "status": "True"}
+        await cluster.put({**pod, "status": {"phase": "Pending", "conditions": [scheduled]}})
+        await reconcile()
 
         lease = Lease(client, "tandem-system", "tandem-operator", "me")
         assert await lease.attempt()
         assert await lease.attempt()
         await lease.release()
 
-        watching = asyncio.create_task(watch(lambda namespace, name: seen.set(), ["default"]))
+        watching = [
+            asyncio.create_task(task) for task in (watch(lambda namespace, name: seen.set(), ["default"]), mirror.run())
+        ]
         await seen.wait()
+        kinds = len(CHILDREN) + len(("Pod", "PodMonitor", "InferenceService"))
         async with asyncio.timeout(20):
-            while sum(verb == "watch" for verb, _, _ in cluster.asked) < 4:  # noqa: ASYNC110 (kopf tells nobody)
+            while sum(verb == "watch" for verb, _, _ in cluster.asked) < kinds:  # noqa: ASYNC110 (kopf tells nobody)
                 await asyncio.sleep(0.05)
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         return cluster.asked
 
 

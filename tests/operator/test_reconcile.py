@@ -16,6 +16,7 @@ from support.infsvc import INSTALLATION, NOW
 from tandem_contract import labels
 from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.kinds import STATEFUL_SET
+from tandem_operator.cluster.mirror import Mirror
 from tandem_operator.reconcile import Reconciler
 
 
@@ -28,7 +29,9 @@ class Operator:
         self.now = NOW
 
     async def reconcile(self) -> None:
-        await Reconciler(self.client, INSTALLATION, clock=lambda: self.now).reconcile("default", "chat")
+        mirror = Mirror(self.client)
+        await mirror.refresh()
+        await Reconciler(self.client, mirror, INSTALLATION, clock=lambda: self.now).reconcile("default", "chat")
 
     async def settle(self, rounds: int = 40) -> int:
         """Reconciles and lets pods run until nothing changes; rounds it took."""
@@ -149,7 +152,7 @@ async def test_refused_token_is_read_anew_at_once() -> None:
 
         async with Client(wrote=lambda kind, verb: None, login=login) as client:
             await cluster.put(body_of())
-            reconciler = Reconciler(client, INSTALLATION, clock=lambda: NOW)
+            reconciler = Reconciler(client, Mirror(client), INSTALLATION, clock=lambda: NOW)
             cluster.refuse["GET", "inferenceservices"] = 401
             with pytest.raises(ApiError, match="401"):
                 await reconciler.reconcile("default", "chat")

@@ -15,6 +15,8 @@ from tandem_operator.plan.observed import Observed
 from tandem_operator.status.facts import Facts
 from tandem_operator.status.report import halted_status, status
 
+SINCE_NOW = "2027-01-15T08:00:00Z"
+"""`support.infsvc.NOW`"""
 THEN, LATER = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 
 
@@ -174,7 +176,14 @@ def gate_closed(cluster: Cluster) -> None:
 
 
 def pod_leaving(cluster: Cluster) -> None:
-    cluster.pods["decode"][0]["metadata"]["deletionTimestamp"] = THEN
+    cluster.pods["decode"][0]["metadata"]["deletionTimestamp"] = SINCE_NOW
+
+
+def pod_stuck(cluster: Cluster) -> None:
+    """Symptom: of a pod that Kubernetes waits for in vain the status said "Starting", for ever."""
+    pod = cluster.pods["decode"][0]
+    pod["metadata"]["deletionTimestamp"] = THEN
+    pod["spec"] = {"nodeName": "gpu-7"}
 
 
 def gateway_down(cluster: Cluster) -> None:
@@ -231,6 +240,8 @@ CASES: list[tuple[Callable[[Cluster], None], dict[str, tuple[str, str]], str]] =
      "node gpu-7 does not answer; if it is gone for good, kubectl delete node gpu-7"),
     (gate_closed, {"Ready": ("False", "Starting"), "Degraded": ("False", "Healthy")}, "0 of 1 pods"),
     (pod_leaving, {"Ready": ("False", "Starting"), "DecodeReady": ("False", "Starting")}, "0 of 1 pods"),
+    (pod_stuck, {"Ready": ("False", "StuckTerminating"), "Degraded": ("True", "StuckTerminating")},
+     "if it is gone for good, kubectl delete node gpu-7, else kubectl delete pod chat-decode-"),
     (gateway_down, {"Ready": ("False", "NoGatewayReady"), "GatewayReady": ("False", "NoGatewayReady")}, "0 of 2"),
     (gateway_updating, {"Ready": ("False", "Updating"), "GatewayReady": ("False", "Updating")}, "2 of 2"),
     (gateway_rolling, {"Ready": ("False", "Updating"), "GatewayReady": ("False", "Updating")}, "2 of 2"),
@@ -287,7 +298,7 @@ def test_transition_time_changes_only_with_the_status() -> None:
     facts = Facts.gather(cluster.service, plan(cluster.service, seen), seen)
     first = status(facts, {}, now=THEN, cluster_domain="x")
     assert status(facts, first, now=LATER, cluster_domain="x") == first
-    halted = halted_status("InvalidSpec", "spec.model: …", first, generation=2, now=LATER)
+    halted = halted_status("InvalidSpec", "spec.model: …", first, first, generation=2, now=LATER)
     times = {c["type"]: c["lastTransitionTime"] for c in halted["conditions"]}
     assert times["Ready"] == LATER
     assert times["GatewayReady"] == times["Progressing"] == THEN

@@ -17,7 +17,7 @@ async def taken(queue: WorkQueue[str]) -> str | None:
 
 
 async def test_many_events_are_one_look() -> None:
-    queue: WorkQueue[str] = WorkQueue()
+    queue: WorkQueue[str] = WorkQueue(rest_s=0)
     for _ in range(5):
         queue.add("a")
     assert await taken(queue) == "a"
@@ -25,7 +25,7 @@ async def test_many_events_are_one_look() -> None:
 
 
 async def test_event_during_work_is_a_second_look_after_it() -> None:
-    queue: WorkQueue[str] = WorkQueue()
+    queue: WorkQueue[str] = WorkQueue(rest_s=0)
     queue.add("a")
     await queue.take()
     queue.add("a")
@@ -35,7 +35,7 @@ async def test_event_during_work_is_a_second_look_after_it() -> None:
 
 
 async def test_event_comes_before_a_later_look_and_replaces_it() -> None:
-    queue: WorkQueue[str] = WorkQueue()
+    queue: WorkQueue[str] = WorkQueue(rest_s=0)
     queue.add_later("a", 0.02)
     queue.add("a")
     assert await queue.take() == "a"
@@ -44,7 +44,7 @@ async def test_event_comes_before_a_later_look_and_replaces_it() -> None:
 
 
 async def test_later_look_comes() -> None:
-    queue: WorkQueue[str] = WorkQueue()
+    queue: WorkQueue[str] = WorkQueue(rest_s=0)
     queue.add("a")
     await queue.take()
     queue.done("a", again=0.01)
@@ -52,8 +52,24 @@ async def test_later_look_comes() -> None:
         assert await queue.take() == "a"
 
 
+async def test_burst_of_events_after_a_look_is_one_look_more() -> None:
+    """Symptom: what a first look made was told in some thirty events, and looked at nearly as often."""
+    queue: WorkQueue[str] = WorkQueue(rest_s=0.1)
+    queue.add("a")
+    await queue.take()
+    queue.done("a")
+    for _ in range(5):
+        queue.add("a")
+    assert await taken(queue) is None, "no rest"
+    async with asyncio.timeout(5):
+        assert await queue.take() == "a"
+    queue.done("a")
+    await asyncio.sleep(0.11)
+    assert await taken(queue) is None
+
+
 async def test_failures_in_a_row_wait_longer_up_to_a_limit() -> None:
-    queue: WorkQueue[str] = WorkQueue()
+    queue: WorkQueue[str] = WorkQueue(rest_s=0)
     pauses = []
     for _ in range(12):
         queue.add("a")

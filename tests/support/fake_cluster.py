@@ -32,6 +32,7 @@ KINDS = {
 }  # fmt: skip
 ATOMIC = frozenset({"selector", "podSelector", "nodeSelector"})
 """Maps that server-side apply replaces as a whole."""
+CONDITIONS = ("uid", "resourceVersion")
 PLURALS = {kind: plural for plural, (_, kind) in KINDS.items()}
 
 
@@ -47,6 +48,10 @@ class FakeCluster:
         """Verb, API group, and resource (or resource/subresource) of all requests, as authorization sees them."""
         self.refuse: dict[tuple[str, str], int] = {}
         """Status with which the next request of that method and plural is answered."""
+        self.requests: Counter[tuple[str, str]] = Counter()
+        """By verb and plural, watches as they begin."""
+        self.forgotten: set[str] = set()
+        """Plurals of which a watch's next event is that its version is too old."""
         self.deaf: set[str] = set()
         """Plurals whose watches tell nothing any more."""
         self.writes_left: int | None = None
@@ -55,7 +60,8 @@ class FakeCluster:
         self._version = 100
         self._applied: dict[tuple[tuple[str, str, str], str], Object] = {}
         self._changed = asyncio.Condition()
-        self._log: list[tuple[int, str, str, Object]] = []
+        self._log: list[tuple[int, str, Object | None, Object | None]] = []
+        """Version, plural, and the object before and after: None where there was, or is, none."""
 
     async def __aenter__(self) -> FakeCluster:
         app = web.Application(middlewares=[self._note])
@@ -134,7 +140,9 @@ class FakeCluster:
         if plural := info.get("plural"):
             _, _, subresource = request.path.partition(f"/{plural}/{info.get('name', '')}/")
             thing = f"{plural}/{subresource}" if subresource and "name" in info else plural
-            self.asked |= {(verb, info.get("group", ""), thing) for verb in self._verbs(request)}
+            verbs = self._verbs(request)
+            self.asked |= {(verb, info.get("group", ""), thing) for verb in verbs}
+            self.requests.update((verb, plural) for verb in verbs)
         answer: web.StreamResponse = await handler(request)
         return _status(503, "ServiceUnavailable") if self.writes_left == 0 else answer
 
@@ -170,6 +178,12 @@ class FakeCluster:
             if unknown := _unknown_field(body):
                 # As it is in 1.34: no reason, and not the client's fault.
                 return _status(500, "", f"failed to create typed patch object: {unknown}: field not declared in schema")
+            # A subresource is never made; a uid or resourceVersion in what is applied is a condition.
+            if current is None and request.path.endswith("/status"):
+                return _status(404, "NotFound")
+            there = current["metadata"] if current else {}
+            if any(there.get(name) != value for name in CONDITIONS if (value := body["metadata"].get(name))):
+                return _status(409, "Conflict")
             return web.json_response(await self._apply(key, body, request.query["fieldManager"]))
         if current is None:
             return _status(404, "NotFound")
@@ -177,7 +191,10 @@ class FakeCluster:
         if version and version != current["metadata"]["resourceVersion"]:
             return _status(409, "Conflict")
         new = _merged(current, body) if request.method == "PATCH" else body
-        return web.json_response(await self._store(key, new))
+        stored = await self._store(key, new)
+        if request.path.endswith("/scale"):
+            return web.json_response({"kind": "Scale", "metadata": stored["metadata"], "spec": stored["spec"]})
+        return web.json_response(stored)
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -230,13 +247,16 @@ class FakeCluster:
                 await self._remove(other)
 
     async def _emit(self, event: str, key: tuple[str, str, str], thing: Object) -> None:
+        before = self.objects.get(key)
+        if event == "DELETED":
+            del self.objects[key]
+            self._applied = {known: body for known, body in self._applied.items() if known[0] != key}
+        else:
+            self.objects[key] = thing
+        after = None if event == "DELETED" else copy.deepcopy(thing)
+        self._log.append((self._version, key[0], copy.deepcopy(before), after))
+        # Only now: no one may see the new version without the object.
         async with self._changed:
-            if event == "DELETED":
-                del self.objects[key]
-                self._applied = {known: body for known, body in self._applied.items() if known[0] != key}
-            else:
-                self.objects[key] = thing
-            self._log.append((self._version, event, key[0], copy.deepcopy(thing)))
             self._changed.notify_all()
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
@@ -245,27 +265,36 @@ class FakeCluster:
         if refused := self._refusal(request):
             return refused
         plural, namespace = request.match_info["plural"], request.match_info.get("namespace")
-        wanted = [pair.split("=") for pair in request.query.get("labelSelector", "").split(",") if pair]
         found = [
             thing
-            for (kind, where, _), thing in self.objects.items()
-            if kind == plural
-            and namespace in (None, where)
-            and all(thing["metadata"].get("labels", {}).get(name) == value for name, value in wanted)
+            for (kind, where, _), thing in sorted(self.objects.items(), key=lambda entry: entry[0])
+            if kind == plural and namespace in (None, where) and _selected(thing, request)
         ]
-        return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": found})
+        first, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", len(found) or 1))
+        meta = {"resourceVersion": str(self._version)}
+        if first + limit < len(found):
+            meta["continue"] = str(first + limit)
+        return web.json_response({"metadata": meta, "items": found[first : first + limit]})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         since = int(request.query.get("resourceVersion", "0"))
         response = web.StreamResponse()
         await response.prepare(request)
+        here, done = request.match_info["plural"], 0
         while True:
             async with self._changed:
-                for version, event, plural, thing in self._log:
-                    if version > since and plural == request.match_info["plural"] and plural not in self.deaf:
-                        await response.write(json.dumps({"type": event, "object": thing}).encode() + b"\n")
-                since = self._version
-                await self._changed.wait()
+                if here in self.forgotten:
+                    self.forgotten.discard(here)
+                    gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+                    await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+                    return response
+                for version, plural, before, after in self._log[done:]:
+                    done += 1
+                    if version > since and plural == here and plural not in self.deaf:
+                        for event in _told(version, before, after, request):
+                            await response.write(json.dumps(event).encode() + b"\n")
+                if done == len(self._log):
+                    await self._changed.wait()
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         status = self.refuse.pop((request.method, request.match_info["plural"]), None)
@@ -329,6 +358,33 @@ def _pod(workload: Object, name: str, works: bool) -> Object:
 def _status(code: int, reason: str, message: str = "") -> web.Response:
     status = {"kind": "Status", "code": code, "reason": reason, "message": message or reason}
     return web.json_response(status, status=code)
+
+
+def _told(version: int, before: Object | None, after: Object | None, request: web.Request) -> list[Object]:
+    """What a watch hears of a change: an object that no longer matches its selector is deleted, for that watch."""
+    was, is_ = before is not None and _selected(before, request), after is not None and _selected(after, request)
+    if is_:
+        return [{"type": "MODIFIED" if was else "ADDED", "object": after}]
+    if was and before is not None:
+        meta = before["metadata"] | {"resourceVersion": str(version)}
+        return [{"type": "DELETED", "object": {**before, "metadata": meta}}]
+    return []
+
+
+def _selected(thing: Object, request: web.Request) -> bool:
+    tags = thing["metadata"].get("labels") or {}
+    for part in filter(None, request.query.get("labelSelector", "").split(",")):
+        name, equals, value = part.partition("=")
+        if name not in tags or (equals and tags[name] != value):
+            return False
+    for part in filter(None, request.query.get("fieldSelector", "").split(",")):
+        path, unequal, value = part.replace("!=", "=").partition("=")[0], "!=" in part, part.rpartition("=")[2]
+        field: Any = thing
+        for name in path.split("."):
+            field = field.get(name, "")
+        if (field == value) == unequal:
+            return False
+    return True
 
 
 def _unknown_field(thing: Object) -> str | None:

@@ -31,7 +31,7 @@ def service(*changes: tuple[str, Any], body: Manifest | None = None) -> Service:
 
 def observed(children: Iterable[Manifest] = (), pods: Sequence[Manifest] = (), **more: Any) -> Observed:
     by_key = {(child["kind"], child["metadata"]["name"]): copy.deepcopy(child) for child in children}
-    return Observed(**{"children": by_key, "pods": pods, "pod_monitors": False, "events": {}, **more})
+    return Observed(**{"children": by_key, "pods": pods, "pod_monitors": False, "events": {}, "at": NOW, **more})
 
 
 def plan(wanted: Service, seen: Observed | None = None, installation: Installation = INSTALLATION) -> Plan:

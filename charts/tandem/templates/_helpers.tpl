@@ -18,7 +18,7 @@
 {{- end }}
 
 {{- define "tandem.selector" -}}
-app.kubernetes.io/name: {{ include "tandem.name" . }}
+app.kubernetes.io/name: {{ include "tandem.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end }}
@@ -69,10 +69,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if $image.digest -}}
 {{ $image.repository }}@{{ $image.digest }}
 {{- else -}}
-{{- /* Numbers of a values file are floats, and 20261123 would be printed as 2.0261123e+07. */ -}}
-{{- $tag := $image.tag | default (index . 0).Chart.AppVersion -}}
-{{ $image.repository }}:{{ if kindIs "float64" $tag }}{{ int64 $tag }}{{ else }}{{ $tag }}{{ end }}
+{{ $image.repository }}:{{ include "tandem.text" ($image.tag | default (index . 0).Chart.AppVersion) }}
 {{- end -}}
+{{- end }}
+
+{{- /* Numbers of a values file are floats, and 20261123 would be printed as 2.0261123e+07. */ -}}
+{{- define "tandem.text" -}}
+{{- if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
 {{- end }}
 
 {{- /* Files of the operator's ConfigMap */ -}}

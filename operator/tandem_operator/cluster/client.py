@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
 import kopf
+import orjson
 
 from tandem_operator.cluster.kinds import Kind
 from tandem_operator.plan.context import Manifest
@@ -17,6 +19,12 @@ from tandem_operator.plan.names import MANAGER
 CREDENTIALS_S = 60.0
 """Service-account tokens are rewritten by the kubelet well before they expire; so often the file is read again."""
 TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
+WATCH_S = 240
+"""The server ends a watch then, and the next one goes on from there."""
+SILENT_S = 150.0
+"""A watch that says nothing for so long, not even a bookmark (one a minute), has lost its other end."""
+LONGEST_EVENT = 4 * 2**20
+"""Bytes; etcd takes no object above 1.5 MiB."""
 
 Wrote = Callable[[str, str], None]
 """Called with kind and verb of each write that succeeded."""
@@ -61,7 +69,10 @@ class Client:
         self._info = login()
         self._until = time.monotonic() + CREDENTIALS_S
         self._session = aiohttp.ClientSession(
-            timeout=TIMEOUT, connector=aiohttp.TCPConnector(ssl=self._info.as_ssl_context(), limit=32)
+            timeout=TIMEOUT,
+            # Unlimited: watches hold theirs for minutes, the workers bound the rest.
+            connector=aiohttp.TCPConnector(ssl=self._info.as_ssl_context(), limit=0),
+            read_bufsize=LONGEST_EVENT // 2,
         )
 
     async def __aenter__(self) -> Client:
@@ -78,10 +89,39 @@ class Client:
                 return None
             raise
 
-    async def list(self, kind: Kind, namespace: str | None, **query: str) -> list[Manifest]:
+    async def snapshot(self, kind: Kind, namespace: str | None, **query: str) -> tuple[list[Manifest], str]:
+        """The items, and the resourceVersion from which a watch goes on."""
         found = await self._request("GET", kind.collection(namespace), query)
-        items: list[Manifest] = found["items"]
-        return items
+        return found["items"], found["metadata"]["resourceVersion"]
+
+    async def pages(self, kind: Kind, namespace: str, limit: int, **query: str) -> AsyncIterator[list[Manifest]]:
+        """The items, at most `limit` at a time."""
+        query["limit"] = str(limit)
+        while True:
+            found = await self._request("GET", kind.collection(namespace), query)
+            yield found["items"]
+            if not found["metadata"].get("continue"):
+                return
+            query["continue"] = found["metadata"]["continue"]
+
+    async def watch(self, kind: Kind, namespace: str | None, version: str, **query: str) -> AsyncIterator[Manifest]:
+        """Events after `version`, bookmarks among them, until the server has had enough of it.
+
+        Raises `ApiError` 410 when `version` is too old, `TimeoutError` when the stream has fallen silent.
+        """
+        query |= {
+            "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S),
+        }  # fmt: skip
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENT_S)
+        async with self._open("GET", kind.collection(namespace), query, timeout=patience) as answer:
+            async for line in answer.content:
+                if not line.endswith(b"\n"):
+                    raise aiohttp.ClientPayloadError("the watch ended amid an event")
+                event: Manifest = orjson.loads(line)
+                if event["type"] == "ERROR":
+                    told = event["object"]
+                    raise ApiError(told.get("code", 500), told.get("reason", ""), told.get("message", ""))
+                yield event
 
     async def serves(self, kind: Kind) -> bool:
         """Whether the cluster has this kind at all."""
@@ -110,13 +150,16 @@ class Client:
         self._wrote(kind.kind, "apply")
         return applied
 
-    async def scale(self, kind: Kind, current: Manifest, replicas: int) -> None:
-        """Raises `ApiError` 409 when someone changed the object since `current` was read."""
+    async def scale(self, kind: Kind, current: Manifest, replicas: int) -> Manifest:
+        """The object as it is then. Raises `ApiError` 409 when someone changed it since `current` was read."""
         meta = current["metadata"]
         patch = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "spec": {"replicas": replicas}}
         path = kind.path(meta["namespace"], meta["name"]) + "/scale"
-        await self._request("PATCH", path, {"fieldManager": f"{MANAGER}-scale"}, patch, "application/merge-patch+json")
+        query = {"fieldManager": f"{MANAGER}-scale"}
+        scale = await self._request("PATCH", path, query, patch, "application/merge-patch+json")
         self._wrote(kind.kind, "scale")
+        now = {"resourceVersion": scale["metadata"]["resourceVersion"]}
+        return {**current, "metadata": meta | now, "spec": current["spec"] | {"replicas": replicas}}
 
     async def replace(self, kind: Kind, manifest: Manifest) -> Manifest:
         """Raises `ApiError` 409 when the object's resourceVersion is no longer the one in `manifest`."""
@@ -135,6 +178,9 @@ class Client:
                 raise
         self._wrote(kind.kind, "delete")
 
+    async def list(self, kind: Kind, namespace: str | None, **query: str) -> list[Manifest]:
+        return (await self.snapshot(kind, namespace, **query))[0]
+
     async def _request(
         self,
         method: str,
@@ -143,25 +189,40 @@ class Client:
         body: Any = None,
         content_type: str = "application/json",
     ) -> Manifest:
+        async with self._open(method, path, query, body, content_type) as answer:
+            found: Manifest = orjson.loads(await answer.read())
+            return found
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout: aiohttp.ClientTimeout = TIMEOUT,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         if time.monotonic() >= self._until:
             self._info, self._until = self._login(), time.monotonic() + CREDENTIALS_S
         headers = {**self._info.as_http_headers(), "Content-Type": content_type}
-        data = None if body is None else aiohttp.JsonPayload(body, content_type=content_type)
+        data = None if body is None else orjson.dumps(body)
+        url = self._info.server.rstrip("/") + path
         async with self._session.request(
-            method, self._info.server.rstrip("/") + path, params=query, data=data, headers=headers
+            method, url, params=query, data=data, headers=headers, timeout=timeout
         ) as answer:
             if answer.status == 401:
                 # A token that was rotated before its time: the next request reads it anew.
                 self._until = time.monotonic()
             if answer.status >= 400:
                 raise await _error(answer)
-            found: Manifest = await answer.json()
-            return found
+            yield answer
 
 
 async def _error(answer: aiohttp.ClientResponse) -> ApiError:
+    text = await answer.text()
     try:
-        said = await answer.json(content_type=None)
+        said = orjson.loads(text)
         return ApiError(answer.status, said.get("reason", ""), said.get("message", ""))
     except (ValueError, AttributeError):
-        return ApiError(answer.status, answer.reason or "", (await answer.text())[:500])
+        return ApiError(answer.status, answer.reason or "", text[:500])

@@ -31,16 +31,20 @@ SECRET = Kind("v1", "Secret", "secrets")
 STATEFUL_SET = Kind("apps/v1", "StatefulSet", "statefulsets")
 POD_MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors")
 
-LISTED = (
+DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
+HPA = Kind("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+
+CHILDREN = (
     Kind("v1", "ServiceAccount", "serviceaccounts"),
     Kind("v1", "Service", "services"),
     Kind("rbac.authorization.k8s.io/v1", "Role", "roles"),
     Kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings"),
     Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
-    Kind("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
-    Kind("apps/v1", "Deployment", "deployments"),
+    HPA,
+    DEPLOYMENT,
     STATEFUL_SET,
 )
-"""Found by label. The Secret is read by name, so that the operator needs no right to list Secrets."""
-BY_NAME = {kind.kind: kind for kind in (*LISTED, SECRET, POD_MONITOR)}
+"""Watched by label, like pods and, where the cluster has them, PodMonitors. The Secret is read by name, so that the
+operator needs no right to list Secrets."""
+BY_NAME = {kind.kind: kind for kind in (*CHILDREN, SECRET, POD_MONITOR)}

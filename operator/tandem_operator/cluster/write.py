@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 
 from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.covers import covers
-from tandem_operator.cluster.kinds import BY_NAME, SECRET, STATEFUL_SET
+from tandem_operator.cluster.kinds import BY_NAME, DEPLOYMENT, HPA, SECRET, STATEFUL_SET, Kind
+from tandem_operator.cluster.mirror import Mirror
 from tandem_operator.cluster.observe import owned
 from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.observed import Observed
@@ -21,70 +23,107 @@ class NameTaken(RuntimeError):
     """A child's name belongs to an object that is not ours."""
 
 
-async def write_children(client: Client, observed: Observed, desired: Iterable[Manifest], uid: str) -> bool:
-    """Whether anything was written. Raises `ApiError`, `NameTaken`; then the next reconcile goes on from there."""
-    desired = list(desired)
-    wanted = {(child["kind"], child["metadata"]["name"]) for child in desired}
-    wrote = False
-    # First, since an autoscaler must let go of a set before the planner writes its replicas.
-    for key, child in observed.children.items():
-        if key not in wanted and key[0] != SECRET.kind and "deletionTimestamp" not in child["metadata"]:
-            await client.delete(BY_NAME[key[0]], child)
-            wrote = True
-    for child in desired:
-        current = observed.get(child["kind"], child["metadata"]["name"])
-        if child["kind"] == STATEFUL_SET.kind:
-            wrote |= await _write_set(client, current, child, uid)
-        else:
-            wrote |= await _write(client, current, child, uid)
-    return wrote
+class Writer:
+    def __init__(self, client: Client, mirror: Mirror) -> None:
+        self._client = client
+        self._mirror = mirror
 
+    async def write_children(self, observed: Observed, desired: Iterable[Manifest], uid: str) -> bool:
+        """Whether anything was written. Raises `ApiError`, `NameTaken`; then the next reconcile goes on from there."""
+        desired = list(desired)
+        wanted = {(child["kind"], child["metadata"]["name"]) for child in desired}
+        # First, since an autoscaler must let go of a set before the planner writes its replicas.
+        gone = [
+            self._delete(BY_NAME[kind], child)
+            for (kind, name), child in observed.children.items()
+            if (kind, name) not in wanted and kind != SECRET.kind and "deletionTimestamp" not in child["metadata"]
+        ]
+        wrote = await _all(gone)
+        for stage in _STAGES:
+            changes = []
+            for child in desired:
+                if _stage(child["kind"]) == stage:
+                    current = observed.get(child["kind"], child["metadata"]["name"])
+                    write = self._write_set if child["kind"] == STATEFUL_SET.kind else self._write
+                    changes.append(write(current, child, uid))
+            wrote |= await _all(changes)
+        return wrote
 
-async def _write(client: Client, current: Manifest | None, child: Manifest, uid: str) -> bool:
-    child = stamped(child)
-    if current is not None and covers(current, child):
-        return False
-    kind = BY_NAME[child["kind"]]
-    if current is None:
-        meta = child["metadata"]
-        there = await client.get(kind, meta["namespace"], meta["name"])
-        if there is not None and not owned(there, uid):
-            raise NameTaken(f"{child['kind']} {meta['name']} exists and is not ours: rename it or the InferenceService")
-    await client.apply(kind, child)
-    return True
-
-
-async def _write_set(client: Client, current: Manifest | None, child: Manifest, uid: str) -> bool:
-    """Replicas are written on their own, so that giving them up to an autoscaler does not reset them to 1."""
-    if current is None:
-        await _make_set(client, child, uid)
+    async def _delete(self, kind: Kind, child: Manifest) -> bool:
+        await self._client.delete(kind, child)
+        self._mirror.removed(kind, child)
         return True
-    replicas = child["spec"].get("replicas")
-    shape = {**child, "spec": _without_replicas(child)}
-    wrote = not covers(current, shape)
-    if wrote:
-        current = await client.apply(STATEFUL_SET, shape)
-    if replicas is not None and current["spec"].get("replicas") != replicas:
-        await client.scale(STATEFUL_SET, current, replicas)
-        wrote = True
-    return wrote
+
+    async def _write(self, current: Manifest | None, child: Manifest, uid: str) -> bool:
+        child = stamped(child)
+        if current is not None and covers(current, child):
+            return False
+        kind = BY_NAME[child["kind"]]
+        if current is None:
+            meta = child["metadata"]
+            there = await self._client.get(kind, meta["namespace"], meta["name"])
+            if there is not None and not owned(there, uid):
+                raise _taken(child)
+        await self._apply(kind, child)
+        return True
+
+    async def _write_set(self, current: Manifest | None, child: Manifest, uid: str) -> bool:
+        """Replicas are written on their own, so that giving them up to an autoscaler does not reset them to 1."""
+        if current is None:
+            await self._make_set(child, uid)
+            return True
+        replicas = child["spec"].get("replicas")
+        shape = {**child, "spec": _without_replicas(child)}
+        wrote = not covers(current, shape)
+        if wrote:
+            current = await self._apply(STATEFUL_SET, shape)
+        if replicas is not None and current["spec"].get("replicas") != replicas:
+            scaled = await self._client.scale(STATEFUL_SET, current, replicas)
+            self._mirror.wrote(STATEFUL_SET, scaled)
+            wrote = True
+        return wrote
+
+    async def _make_set(self, child: Manifest, uid: str) -> None:
+        try:
+            self._mirror.wrote(STATEFUL_SET, await self._client.create(STATEFUL_SET, child))
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            meta = child["metadata"]
+            there = await self._client.get(STATEFUL_SET, meta["namespace"], meta["name"])
+            if there is None or not owned(there, uid):
+                raise _taken(child) from error
+            # Ours without the labels by which it is found, or made a moment ago. The next look decides on all the rest.
+            found_again = {**meta, "annotations": there["metadata"].get("annotations", {})}
+            await self._apply(STATEFUL_SET, {**child, "metadata": found_again, "spec": _without_replicas(there)})
+
+    async def _apply(self, kind: Kind, child: Manifest) -> Manifest:
+        applied = await self._client.apply(kind, child)
+        if kind != SECRET:
+            self._mirror.wrote(kind, applied)
+        return applied
 
 
-async def _make_set(client: Client, child: Manifest, uid: str) -> None:
-    try:
-        await client.create(STATEFUL_SET, child)
-    except ApiError as error:
-        if error.reason != "AlreadyExists":
-            raise
-        meta = child["metadata"]
-        there = await client.get(STATEFUL_SET, meta["namespace"], meta["name"])
-        if there is None or not owned(there, uid):
-            raise NameTaken(
-                f"StatefulSet {meta['name']} exists and is not ours: rename it or the InferenceService"
-            ) from error
-        # Ours without the labels by which it is found, or made a moment ago. The next look decides on all the rest.
-        found_again = {**meta, "annotations": there["metadata"].get("annotations", {})}
-        await client.apply(STATEFUL_SET, {**child, "metadata": found_again, "spec": _without_replicas(there)})
+async def _all(writes: Iterable[Coroutine[None, None, bool]]) -> bool:
+    """Whether any wrote. All have ended when it returns or raises the first's error."""
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return True in results
+
+
+def _stage(kind: str) -> int:
+    """Pods find what they need, and an autoscaler its set: what is of one stage is written at the same time."""
+    return {STATEFUL_SET.kind: 1, DEPLOYMENT.kind: 1, HPA.kind: 2}.get(kind, 0)
+
+
+_STAGES = (0, 1, 2)
+
+
+def _taken(child: Manifest) -> NameTaken:
+    name = f"{child['kind']} {child['metadata']['name']}"
+    return NameTaken(f"{name} exists and is not ours: rename it or the InferenceService")
 
 
 def _without_replicas(manifest: Manifest) -> Manifest:

@@ -12,7 +12,7 @@ from tandem_operator.plan.engine import engine_set
 from tandem_operator.plan.gateway import gateway_children
 from tandem_operator.plan.guards import autoscaler, guards
 from tandem_operator.plan.model import ModelPlan, plan_model
-from tandem_operator.plan.observed import EngineSet, Observed, recorded_template
+from tandem_operator.plan.observed import CAME_UP, EngineSet, Observed, recorded_template
 from tandem_operator.plan.revision import revision
 from tandem_operator.plan.rollout import RoleGoal, plan_rollout
 from tandem_operator.plan.ticket_keys import next_ring, read_ring, secret
@@ -63,6 +63,7 @@ def plan_children(
                 replicas=None if autoscaled else count,
                 recorded=recorded_template(there.manifest) if there else None,
                 wanted=_wanted(spec, there, desired[role]),
+                came_up=there is not None and there.came_up,
             )
         )
     if not rolling and not service.spec.suspend:
@@ -111,6 +112,8 @@ def _existing(there: EngineSet, replicas: int) -> Manifest:
     """An old set as it is, only with another number of pods."""
     meta, spec = there.manifest["metadata"], there.manifest["spec"]
     kept = {key: meta[key] for key in ("name", "namespace", "labels", "annotations", "ownerReferences") if key in meta}
+    if there.came_up:
+        kept["annotations"] = {**(meta.get("annotations") or {}), CAME_UP: "true"}
     template = recorded_template(there.manifest) or spec["template"]
     return {
         "apiVersion": "apps/v1",

@@ -15,7 +15,7 @@ from tandem_operator.api.service import InvalidSpec
 from tandem_operator.plan import names
 from tandem_operator.plan.context import EngineRole, Installation, Manifest, Service
 from tandem_operator.plan.model import CREDENTIALS, MODELS, ModelPlan, find_preset
-from tandem_operator.plan.observed import RECORDED_TEMPLATE, WANTED
+from tandem_operator.plan.observed import CAME_UP, RECORDED_TEMPLATE, WANTED
 from tandem_operator.plan.pods import (
     LOCKED_DOWN,
     TICKET_KEYS,
@@ -41,6 +41,7 @@ def engine_set(
     replicas: int | None,
     recorded: Manifest | None,
     wanted: int | None,
+    came_up: bool,
 ) -> Manifest:
     """`replicas` None: an autoscaler owns them. `recorded` wins over what this operator would render today."""
     name = names.engine_set(service.name, role, revision)
@@ -67,6 +68,8 @@ def engine_set(
     manifest["metadata"]["annotations"] = {RECORDED_TEMPLATE: record}
     if wanted is not None:
         manifest["metadata"]["annotations"][WANTED] = str(wanted)
+    if came_up:
+        manifest["metadata"]["annotations"][CAME_UP] = "true"
     if replicas is not None:
         manifest["spec"]["replicas"] = replicas
     return manifest

@@ -30,7 +30,7 @@ def model_ready(facts: Facts) -> Answer:
     pods = [pod for role in ENGINE_ROLES for pod in facts.new_pods[role]]
     if facts.service.spec.suspend:
         return Answer("Unknown", "Suspended", "No pod is wanted.")
-    found = first_trouble(pods, facts.observed.events)
+    found = first_trouble(pods, facts.observed)
     if found is not None and found.fetching:
         return Answer("False", found.reason, f"{uri}: {found.message} (pod {found.pod})")
     passed = [pod for pod in pods if any("terminated" in c.get("state", {}) for c in _inits(pod))]
@@ -56,7 +56,7 @@ def gateway_ready(facts: Facts) -> Answer:
         return Answer("False", "Suspended", "spec.suspend is true.")
     summary = f"{count['ready']} of {count['desired']} gateways are ready."
     if count["ready"] == 0:
-        found = first_trouble(_gateway_pods(facts), facts.observed.events)
+        found = first_trouble(_gateway_pods(facts), facts.observed)
         return Answer("False", found.reason, _said(found)) if found else Answer("False", "NoGatewayReady", summary)
     if not count["pods"] == count["updated"] == count["ready"] == count["desired"]:
         return Answer("False", "Updating", summary)
@@ -101,10 +101,10 @@ def degraded(facts: Facts) -> Answer:
     """Something is wrong that does not go away by waiting; the service may still answer."""
     for role in ENGINE_ROLES:
         pods = [pod for s in facts.observed.engine_sets() if s.view.role == role for pod in s.pods]
-        found = first_trouble(pods, facts.observed.events)
+        found = first_trouble(pods, facts.observed)
         if found is not None:
             return Answer("True", found.reason, f"{role}: {_said(found)}")
-    found = first_trouble(_gateway_pods(facts), facts.observed.events)
+    found = first_trouble(_gateway_pods(facts), facts.observed)
     if found is not None:
         return Answer("True", found.reason, f"gateway: {_said(found)}")
     return Answer("False", "Healthy")
@@ -150,7 +150,7 @@ def _role_ready(facts: Facts, role: EngineRole) -> Answer:
     summary = f"{count.updated_ready} of {count.desired} pods of revision {facts.plan.revision} are ready"
     if count.complete:
         return Answer("True", "AllReady", f"{summary}.")
-    found = first_trouble(facts.new_pods[role], facts.observed.events)
+    found = first_trouble(facts.new_pods[role], facts.observed)
     if found is not None:
         return Answer("False", found.reason, f"{summary}; {_said(found)}")
     if count.pods != count.updated:

@@ -29,17 +29,22 @@ def status(facts: Facts, previous: Manifest, *, now: str, cluster_domain: str) -
     }
 
 
-def halted_status(reason: str, message: str, previous: Manifest, *, generation: int, now: str) -> Manifest:
-    """Children are left as they are, so a spec that cannot be served does not take down the one before it."""
+def halted_status(
+    reason: str, message: str, otherwise: Manifest, previous: Manifest, *, generation: int, now: str
+) -> Manifest:
+    """Children are left as they are, so a spec that cannot be served does not take down the one before it.
+
+    `otherwise`: the status if it were not for this; `previous`: the one that was last written.
+    """
     answer = Answer("False", reason, message)
     answers = {
         "Ready": answer,
         "Progressing": Answer("False", reason, "Nothing goes on until this is repaired."),
         "Degraded": Answer("True", reason, message),
     }
-    kept = [c for c in previous.get("conditions", []) if c["type"] not in answers]
+    kept = [c for c in otherwise.get("conditions", []) if c["type"] not in answers]
     conditions = _conditions(answers, previous, generation, now)
-    return {**previous, "observedGeneration": generation, "conditions": [*conditions, *kept]}
+    return {**otherwise, "observedGeneration": generation, "conditions": [*conditions, *kept]}
 
 
 def url(service: Service, observed: Observed, cluster_domain: str) -> str | None:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from tandem_contract.fetch_flags import EXIT_PERMANENT
 
 from tandem_operator.plan.context import Manifest
+from tandem_operator.plan.observed import Observed, is_overdue, unix_seconds
 
+PATIENCE_S = 10.0
+"""A pod's volumes, network and first container usually take less."""
 HARMLESS = frozenset({"ContainerCreating", "PodInitializing"})
 IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
@@ -23,17 +26,20 @@ class Trouble:
     """In the init container: the model, not the engine."""
 
 
-def first_trouble(pods: Iterable[Manifest], events: Mapping[str, str]) -> Trouble | None:
+def first_trouble(pods: Iterable[Manifest], observed: Observed) -> Trouble | None:
     """Of the pod with the lowest ordinal in trouble, so that the answer does not jump between pods."""
     for pod in sorted(pods, key=lambda pod: (len(pod["metadata"]["name"]), pod["metadata"]["name"])):
-        found = trouble(pod, events)
+        found = trouble(pod, observed.events, observed.at)
         if found is not None:
             return found
     return None
 
 
-def trouble(pod: Manifest, events: Mapping[str, str]) -> Trouble | None:
+def trouble(pod: Manifest, events: Mapping[str, str], now: float) -> Trouble | None:
+    """`events`: latest warning by pod; `now` in Unix seconds."""
     name, status = pod["metadata"]["name"], pod.get("status", {})
+    if is_overdue(pod, now):
+        return _overdue(pod)
     for container in status.get("initContainerStatuses", []):
         found = _of_container(name, container, fetching=True)
         if found is not None:
@@ -47,8 +53,7 @@ def trouble(pod: Manifest, events: Mapping[str, str]) -> Trouble | None:
         return Trouble("Unschedulable", conditions["PodScheduled"].get("message", "no node fits"), name, False)
     if _unheard_of(conditions):
         node = pod.get("spec", {}).get("nodeName")
-        message = f"node {node} does not answer; if it is gone for good, kubectl delete node {node}"
-        return Trouble("NodeLost", message, name, False)
+        return Trouble("NodeLost", f"node {node} does not answer; {_if_gone(node)}", name, False)
     # Before a container exists (a missing Secret, a volume that cannot be mounted) only events tell; later ones only
     # repeat that it was started again.
     if status.get("phase") == "Pending" and not fetching(pod) and name in events:
@@ -56,9 +61,35 @@ def trouble(pod: Manifest, events: Mapping[str, str]) -> Trouble | None:
     return None
 
 
+def unexplained(pod: Manifest, now: float) -> bool:
+    """Its node has had it for a while, no container has begun, and its status does not say why: only events can."""
+    status = pod.get("status", {})
+    if status.get("phase") != "Pending" or fetching(pod) or trouble(pod, {}, now) is not None:
+        return False
+    return any(
+        c["type"] == "PodScheduled"
+        and c["status"] == "True"
+        and now - unix_seconds(c.get("lastTransitionTime", "")) >= PATIENCE_S
+        for c in status.get("conditions", [])
+    )
+
+
 def fetching(pod: Manifest) -> bool:
     """The init container is at work."""
     return any("running" in c.get("state", {}) for c in pod.get("status", {}).get("initContainerStatuses", []))
+
+
+def _overdue(pod: Manifest) -> Trouble:
+    meta, node = pod["metadata"], pod.get("spec", {}).get("nodeName")
+    message = (
+        f"node {node} has not said that it ended (due {meta['deletionTimestamp']}), and until then it is not replaced; "
+        f"{_if_gone(node)}, else kubectl delete pod {meta['name']} --force"
+    )
+    return Trouble("StuckTerminating", message, meta["name"], False)
+
+
+def _if_gone(node: str) -> str:
+    return f"if it is gone for good, kubectl delete node {node}"
 
 
 def _unheard_of(conditions: Mapping[str, Manifest]) -> bool:
