@@ -15,7 +15,7 @@ from support.infsvc import INSTALLATION, NOW, plan, service
 from tandem_contract import labels
 from tandem_operator.api.service import KIND
 from tandem_operator.cluster.client import Client
-from tandem_operator.cluster.kinds import CHILDREN, POD_MONITOR
+from tandem_operator.cluster.kinds import CHILDREN, POD_MONITOR, SECRET
 from tandem_operator.cluster.lease import Lease
 from tandem_operator.cluster.mirror import Mirror
 from tandem_operator.reconcile import Reconciler
@@ -61,9 +61,9 @@ async def everything_asked(kubeconfig: Path) -> set[Right]:
         for kind in (*CHILDREN, POD_MONITOR):
             meta = {"name": "stray", "labels": {labels.SERVICE: "chat"}, "ownerReferences": [owner]}
             await cluster.put({"kind": kind.kind, "metadata": {**meta, "namespace": "default"}, "spec": {}})
-        for edited in cluster.all("StatefulSet"):
-            if edited["spec"]:
-                await cluster.put({**edited, "spec": {**edited["spec"], "updateStrategy": {"type": "RollingUpdate"}}})
+        for edited in (child for kind in (*CHILDREN, SECRET, POD_MONITOR) for child in cluster.all(kind.kind)):
+            kept = {key: tag for key, tag in edited["metadata"]["labels"].items() if key != labels.PART_OF}
+            await cluster.put({**edited, "metadata": {**edited["metadata"], "labels": kept}})
         await reconcile()
         # One that is found by its name only.
         bare = cluster.all("StatefulSet")[0]

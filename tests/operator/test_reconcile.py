@@ -108,7 +108,7 @@ async def test_bad_revision_says_why_and_a_revert_gets_through(operator: Operato
 
 @pytest.mark.parametrize(
     ("method", "plural"),
-    [("POST", "statefulsets"), ("PATCH", "services"), ("PATCH", "deployments"), ("PATCH", "inferenceservices")],
+    [("POST", "statefulsets"), ("POST", "services"), ("POST", "deployments"), ("PATCH", "inferenceservices")],
 )
 async def test_operator_that_dies_anywhere_is_resumed_by_the_next(operator: Operator, method: str, plural: str) -> None:
     operator.cluster.refuse[method, plural] = 500

@@ -17,7 +17,8 @@ TERMINATING_TICKS = 2
 
 @dataclass
 class Pod:
-    state: Literal["starting", "ready", "unready", "terminating"] = "starting"
+    state: Literal["starting", "ready", "unready", "terminating", "stuck"] = "starting"
+    """Stuck: terminating on a lost node, and overdue."""
     ticks: int = 0
 
 
@@ -28,25 +29,29 @@ class Sim:
     broken: set[tuple[EngineRole, str]] = field(default_factory=set)
     replicas: dict[tuple[EngineRole, str], int] = field(default_factory=dict)
     pods: dict[tuple[EngineRole, str], dict[int, Pod]] = field(default_factory=dict)
+    noted: set[tuple[EngineRole, str]] = field(default_factory=set)
+    """Sets of which a pod was once up, as the operator notes on them."""
 
     def views(self) -> list[SetView]:
         return [self.view(key) for key in self.replicas]
 
     def view(self, key: tuple[EngineRole, str]) -> SetView:
-        states = [pod.state for pod in self.pods.get(key, {}).values()]
+        states = [pod.state for pod in self.pods.get(key, {}).values() if pod.state != "stuck"]
         return SetView(
             role=key[0],
             revision=key[1],
             replicas=self.replicas.get(key, 0),
             existing=len(states),
             ready=states.count("ready"),
-            came_up="ready" in states or "unready" in states,
+            came_up=key in self.noted,
         )
 
     def apply(self, counts: Mapping[tuple[EngineRole, str], int]) -> None:
         for key in [key for key in self.replicas if key not in counts]:
-            assert not self.pods[key], f"{key} is deleted while it has pods"
+            left = [pod for pod in self.pods[key].values() if pod.state != "stuck"]
+            assert not left, f"{key} is deleted while it has pods"
             del self.replicas[key], self.pods[key]
+            self.noted.discard(key)
         for key, count in counts.items():
             self.replicas[key] = count
             self.pods.setdefault(key, {})
@@ -55,6 +60,8 @@ class Sim:
         for key, pods in self.pods.items():
             for ordinal, pod in list(pods.items()):
                 pod.ticks += 1
+                if pod.state == "stuck":
+                    continue
                 if pod.state == "terminating":
                     if pod.ticks >= TERMINATING_TICKS:
                         del pods[ordinal]
@@ -62,6 +69,7 @@ class Sim:
                     pods[ordinal] = Pod("terminating")
                 elif pod.state == "starting" and pod.ticks >= 2 and key not in self.broken:
                     pod.state = "ready"
+                    self.noted.add(key)
             for ordinal in range(self.replicas[key]):
                 pods.setdefault(ordinal, Pod())
 
@@ -71,11 +79,19 @@ class Sim:
         if ready:
             ready[choice % len(ready)].state = "unready"
 
-    def heal(self) -> None:
-        for pods in self.pods.values():
-            for pod in pods.values():
-                if pod.state == "unready":
-                    pod.state = "ready"
+    def restart(self, choice: int) -> None:
+        """All containers of a set start again at once, as after a power cut: no pod tells that it ran before."""
+        if self.pods:
+            pods = self.pods[sorted(self.pods)[choice % len(self.pods)]]
+            for ordinal in [ordinal for ordinal, pod in pods.items() if pod.state in ("ready", "unready")]:
+                pods[ordinal] = Pod()
+
+    def lose(self, choice: int) -> None:
+        """A pod is evicted from a node that is gone: it stays for good, and so its ordinal is never made again."""
+        every = [(pods, ordinal) for pods in self.pods.values() for ordinal in pods]
+        if every:
+            pods, ordinal = every[choice % len(every)]
+            pods[ordinal] = Pod("stuck")
 
 
 def check_step(sim: Sim, target: str, goals: Goals, counts: Mapping[tuple[EngineRole, str], int]) -> None:
@@ -164,6 +180,8 @@ events = st.lists(
         st.tuples(st.just("scale"), all_goals),
         st.tuples(st.just("ticks"), st.integers(1, 8)),
         st.tuples(st.just("fail"), st.integers(0, 20)),
+        st.tuples(st.just("restart"), st.integers(0, 20)),
+        st.tuples(st.just("lose"), st.integers(0, 20)),
         st.tuples(st.just("suspend"), st.none()),
     ),
     max_size=12,
@@ -186,11 +204,20 @@ def test_every_history_keeps_the_promises_and_ends_well(goals: Goals, events: li
                 goals = {role: goal(0) for role in ENGINE_ROLES}
             case "fail":
                 sim.fail(value)
+            case "restart":
+                sim.restart(value)
+            case "lose":
+                sim.lose(value)
             case "ticks":
                 for _ in range(value):
                     step(sim, target, goals)
                     sim.tick()
     sim.broken = {key for key in sim.broken if key[1] != "e"}
+    # Lost pods of other revisions stay lost, and must hold nothing up; somebody deletes the node of this one's.
+    for role in ENGINE_ROLES:
+        pods = sim.pods.get((role, "e"), {})
+        for ordinal in [ordinal for ordinal, pod in pods.items() if pod.state == "stuck"]:
+            del pods[ordinal]
     step(sim, "e", goals)
     for _ in range(600):
         if done(sim, "e", goals):
@@ -254,6 +281,32 @@ def test_old_pod_that_failed_by_itself_does_not_stop_a_rollout() -> None:
     sim = serving("a", goals)
     sim.pods[("decode", "a")][0].state = "unready"
     settle(sim, "b", goals)
+
+
+def test_old_revision_whose_pods_all_start_again_keeps_its_replicas() -> None:
+    """Symptom: after a power cut amid a rollout the old pods, all starting, were dropped as ones that never came up."""
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(2), "decode": goal(3)}
+    sim = serving("a", goals, ("decode", "b"))
+    for _ in range(6):
+        step(sim, "b", goals)
+        sim.tick()
+    for choice in range(len(sim.pods)):
+        sim.restart(choice)
+    for _ in range(20):
+        step(sim, "b", goals)
+        assert sim.replicas[("decode", "a")] == 3
+        sim.tick()
+    assert sim.view(("decode", "a")).ready == 3
+    settle(sim, "c", goals)
+
+
+def test_pod_stuck_on_a_lost_node_does_not_stop_a_rollout() -> None:
+    """Symptom: with maxSurge 1 the lost pod was the one that a new pod waited for, for good."""
+    goals: dict[EngineRole, RoleGoal] = {"prefill": goal(1), "decode": goal(2)}
+    sim = serving("a", goals)
+    sim.pods[("decode", "a")][1] = Pod("stuck")
+    settle(sim, "b", goals)
+    assert ("decode", "a") not in sim.replicas
 
 
 def test_recreate_never_holds_more_gpus_than_wanted() -> None:

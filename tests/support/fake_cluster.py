@@ -58,6 +58,8 @@ class FakeCluster:
         """After so many writes nothing is answered any more; the last one is made all the same."""
         self.url = ""
         self._version = 100
+        self._created: dict[tuple[str, str, str], Object] = {}
+        """As it was posted: an apply takes nothing of it out, until it is claimed."""
         self._applied: dict[tuple[tuple[str, str, str], str], Object] = {}
         self._changed = asyncio.Condition()
         self._log: list[tuple[int, str, Object | None, Object | None]] = []
@@ -187,6 +189,8 @@ class FakeCluster:
             return web.json_response(await self._apply(key, body, request.query["fieldManager"]))
         if current is None:
             return _status(404, "NotFound")
+        if request.content_type == "application/json-patch+json":
+            return await self._claim(key, current, {change["path"]: change["value"] for change in body})
         version = body.get("metadata", {}).get("resourceVersion")
         if version and version != current["metadata"]["resourceVersion"]:
             return _status(409, "Conflict")
@@ -209,7 +213,21 @@ class FakeCluster:
             if request.query.get("fieldValidation") == "Strict":
                 return _status(400, "BadRequest", f'strict decoding error: unknown field "{unknown[1:]}"')
             del body["spec"]["template"]["spec"]["affinity"][unknown.rpartition(".")[2]]
+        manager = request.query.get("fieldManager", "")
+        body["metadata"]["managedFields"] = [{"manager": manager, "operation": "Update"}]
+        self._created[key] = copy.deepcopy(body)
         return web.json_response(await self._store(key, body), status=201)
+
+    async def _claim(self, key: tuple[str, str, str], current: Object, changes: dict[str, Any]) -> web.Response:
+        """Who owns which field is written over: what was created counts as applied."""
+        if changes["/metadata/resourceVersion"] != current["metadata"]["resourceVersion"]:
+            return _status(409, "Conflict")
+        (entry,) = changes["/metadata/managedFields"]
+        assert entry["operation"] == "Apply"
+        if key in self._created:
+            self._applied[key, entry["manager"]] = self._created.pop(key)
+        meta = {**current["metadata"], "managedFields": [entry]}
+        return web.json_response(await self._store(key, {**current, "metadata": meta}))
 
     async def _apply(self, key: tuple[str, str, str], body: Object, manager: str) -> Object:
         before = self._applied.get((key, manager), {})

@@ -12,6 +12,7 @@ import aiohttp
 import kopf
 import orjson
 
+from tandem_operator.cluster.field_owners import as_applied
 from tandem_operator.cluster.kinds import Kind
 from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.names import MANAGER
@@ -149,6 +150,20 @@ class Client:
         applied = await self._request("PATCH", path, query, manifest, "application/apply-patch+yaml")
         self._wrote(kind.kind, "apply")
         return applied
+
+    async def claim(self, kind: Kind, current: Manifest) -> None:
+        """Has what we created count as applied. Raises `ApiError` 409 when someone changed it since it was read."""
+        meta = current["metadata"]
+        managed = as_applied(meta.get("managedFields", []))
+        if managed is None:
+            return
+        path = kind.path(meta["namespace"], meta["name"])
+        patch = [
+            {"op": "replace", "path": "/metadata/managedFields", "value": managed},
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": meta["resourceVersion"]},
+        ]
+        await self._request("PATCH", path, {"fieldManager": MANAGER}, patch, "application/json-patch+json")
+        self._wrote(kind.kind, "claim")
 
     async def scale(self, kind: Kind, current: Manifest, replicas: int) -> Manifest:
         """The object as it is then. Raises `ApiError` 409 when someone changed it since `current` was read."""

@@ -58,12 +58,20 @@ class Writer:
         child = stamped(child)
         if current is not None and covers(current, child):
             return False
-        kind = BY_NAME[child["kind"]]
+        kind, meta = BY_NAME[child["kind"]], child["metadata"]
         if current is None:
-            meta = child["metadata"]
-            there = await self._client.get(kind, meta["namespace"], meta["name"])
-            if there is not None and not owned(there, uid):
+            try:
+                self._noted(kind, await self._client.create(kind, child))
+                return True
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+        # The mirror keeps no record of who wrote which field.
+        there = await self._client.get(kind, meta["namespace"], meta["name"])
+        if there is not None:
+            if not owned(there, uid):
                 raise _taken(child)
+            await self._client.claim(kind, there)
         await self._apply(kind, child)
         return True
 
@@ -78,14 +86,13 @@ class Writer:
         if wrote:
             current = await self._apply(STATEFUL_SET, shape)
         if replicas is not None and current["spec"].get("replicas") != replicas:
-            scaled = await self._client.scale(STATEFUL_SET, current, replicas)
-            self._mirror.wrote(STATEFUL_SET, scaled)
+            self._noted(STATEFUL_SET, await self._client.scale(STATEFUL_SET, current, replicas))
             wrote = True
         return wrote
 
     async def _make_set(self, child: Manifest, uid: str) -> None:
         try:
-            self._mirror.wrote(STATEFUL_SET, await self._client.create(STATEFUL_SET, child))
+            self._noted(STATEFUL_SET, await self._client.create(STATEFUL_SET, child))
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
@@ -98,10 +105,12 @@ class Writer:
             await self._apply(STATEFUL_SET, {**child, "metadata": found_again, "spec": _without_replicas(there)})
 
     async def _apply(self, kind: Kind, child: Manifest) -> Manifest:
-        applied = await self._client.apply(kind, child)
+        return self._noted(kind, await self._client.apply(kind, child))
+
+    def _noted(self, kind: Kind, answer: Manifest) -> Manifest:
         if kind != SECRET:
-            self._mirror.wrote(kind, applied)
-        return applied
+            self._mirror.wrote(kind, answer)
+        return answer
 
 
 async def _all(writes: Iterable[Coroutine[None, None, bool]]) -> bool:
