@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +18,8 @@ from tandem_contract import labels
 from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.kinds import STATEFUL_SET
 from tandem_operator.cluster.mirror import Mirror
-from tandem_operator.reconcile import Reconciler
+from tandem_operator.plan.observed import CAME_UP
+from tandem_operator.reconcile import Outcome, Reconciler
 
 
 class Operator:
@@ -28,10 +30,10 @@ class Operator:
         self.client = client
         self.now = NOW
 
-    async def reconcile(self) -> None:
+    async def reconcile(self) -> Outcome:
         mirror = Mirror(self.client)
         await mirror.refresh()
-        await Reconciler(self.client, mirror, INSTALLATION, clock=lambda: self.now).reconcile("default", "chat")
+        return await Reconciler(self.client, mirror, INSTALLATION, clock=lambda: self.now).reconcile("default", "chat")
 
     async def settle(self, rounds: int = 40) -> int:
         """Reconciles and lets pods run until nothing changes; rounds it took."""
@@ -166,7 +168,7 @@ async def test_two_operators_at_once_end_where_one_does(operator: Operator) -> N
 
     async def both() -> None:
         for outcome in await asyncio.gather(operator.reconcile(), operator.reconcile(), return_exceptions=True):
-            assert outcome is None or (isinstance(outcome, ApiError) and outcome.status == 409), outcome
+            assert isinstance(outcome, Outcome) or (isinstance(outcome, ApiError) and outcome.status == 409), outcome
 
     three = ("decode.replicas", 3)
     for changes in [three], [three, ("restartedAt", "now")], []:
@@ -303,3 +305,145 @@ async def test_deletion_leaves_nothing(operator: Operator) -> None:
     await operator.cluster.delete("InferenceService", "chat")
     await operator.reconcile()
     assert {key[0] for key in operator.cluster.objects} <= {"events"}
+
+
+async def test_deletion_amid_a_reconcile_leaves_nothing_behind(operator: Operator) -> None:
+    """Children made after their owner is gone name an owner of no living uid, which the garbage collector removes. A
+    service made anew under the name waits for that, adopts none of them, and does not get the old one's status."""
+    await change(operator, ("suspend", True))
+
+    async def made_anew() -> None:
+        await operator.cluster.delete("InferenceService", "chat")
+        await operator.cluster.put(body_of(("decode.scaling", {"maxReplicas": 3})))
+
+    operator.cluster.amid["POST", "services"] = made_anew
+    await operator.reconcile()
+    new = operator.cluster.get("InferenceService", "chat")
+    assert new is not None
+    assert "status" not in new, "told of the service that is gone: 0/0, Suspended"
+    await operator.reconcile()
+    assert operator.condition("Ready")["reason"] == "NameTaken"
+    assert await operator.cluster.collect_garbage() > 3
+    await operator.settle()
+    assert operator.condition("Ready")["status"] == "True"
+    owners = {o["uid"] for kind in ("Service", "Secret", "StatefulSet") for child in operator.cluster.all(kind)
+              for o in child["metadata"]["ownerReferences"]}  # fmt: skip
+    assert owners == {new["metadata"]["uid"]}
+
+
+async def test_status_of_an_older_spec_is_not_written_over_a_newer(operator: Operator) -> None:
+    """Symptom: a paused operator that woke up told of 0/0 pods, long after the service had been resumed."""
+    await change(operator, ("suspend", True))
+
+    async def resumed_by_another_operator() -> None:
+        await change(operator, ("decode.replicas", 2))
+        await operator.reconcile()
+
+    operator.cluster.amid["PATCH", "inferenceservices"] = resumed_by_another_operator
+    outcome = await operator.reconcile()
+    assert outcome.again == 0
+    service = operator.cluster.get("InferenceService", "chat")
+    assert service is not None
+    assert service["status"]["decode"]["desired"] == 2
+    assert service["status"]["observedGeneration"] == service["metadata"]["generation"]
+
+
+async def test_refused_child_leaves_the_counts_true(operator: Operator) -> None:
+    """Symptom: resumed, but with an autoscaler that a quota refused, a service said DECODE 0/0 while its pods ran."""
+    await change(operator, ("suspend", True))
+    await operator.settle()
+    await change(operator, ("decode.scaling", {"maxReplicas": 3}))
+    for _ in range(3):
+        operator.cluster.refuse["POST", "horizontalpodautoscalers"] = 403
+        await operator.reconcile()
+        await operator.cluster.run_pods()
+    service = operator.cluster.get("InferenceService", "chat")
+    assert service is not None
+    assert operator.condition("Ready")["reason"] == "ChildRefused"
+    assert service["status"]["decode"]["summary"] == "1/1"
+
+
+async def test_that_a_revision_came_up_is_noted_once_and_outlives_its_pods_restarts(operator: Operator) -> None:
+    await operator.settle()
+    noted = [CAME_UP in s["metadata"]["annotations"] for s in operator.cluster.all("StatefulSet")]
+    assert noted == [True, True]
+    await change(operator, ("decode.replicas", 2), ("decode.template.image", "broken:1"))
+    await operator.reconcile()
+    for pod in operator.cluster.all("Pod"):
+        await operator.cluster.put({**pod, "status": {"phase": "Running", "conditions": []}})
+    await operator.reconcile()
+    old = [s for s in operator.cluster.all("StatefulSet") if CAME_UP in s["metadata"]["annotations"]]
+    assert sorted(s["spec"]["replicas"] for s in old) == [1, 2], "dropped as revisions that never ran"
+    # A hand takes the note away: the pods tell it again once they are up.
+    for s in old:
+        await operator.cluster.put({**s, "metadata": {**s["metadata"], "annotations": {}}})
+    await change(operator, ("decode.replicas", 2))
+    await operator.settle()
+    assert all(CAME_UP in s["metadata"]["annotations"] for s in operator.cluster.all("StatefulSet"))
+
+
+async def test_revision_that_fails_for_good_does_not_block_its_own_fix(operator: Operator) -> None:
+    """It once came up, but not since: its pods hold the GPUs that the next one needs."""
+    await operator.settle()
+    for pod in operator.cluster.all("Pod"):
+        state = {"waiting": {"reason": "CrashLoopBackOff"}}
+        status = {"phase": "Running", "conditions": [], "containerStatuses": [{"name": "engine", "state": state}]}
+        await operator.cluster.put({**pod, "status": status})
+    await change(operator, ("decode.replicas", 2), ("restartedAt", "now"))
+    await operator.reconcile()
+    old = [s for s in operator.cluster.all("StatefulSet") if CAME_UP in s["metadata"]["annotations"]]
+    assert [s["spec"]["replicas"] for s in old] == [0, 0]
+
+
+async def test_pod_stuck_on_a_lost_node_holds_up_no_rollout(operator: Operator) -> None:
+    """Symptom: with maxSurge 1 the new revision never got its second pod, since the lost one counted for ever."""
+    await operator.settle()
+    (lost,) = [pod for pod in operator.cluster.all("Pod") if "decode" in pod["metadata"]["name"]
+               and pod["metadata"]["name"].endswith("-1")]  # fmt: skip
+    due = {"deletionTimestamp": "2027-01-15T07:50:00Z"}
+    status = {**lost["status"], "conditions": [{"type": "Ready", "status": "False"},
+                                               {"type": "ContainersReady", "status": "True"}]}  # fmt: skip
+    lost = {**lost, "metadata": {**lost["metadata"], **due}, "spec": {"nodeName": "gpu-7"}, "status": status}
+    operator.cluster.stuck.add(lost["metadata"]["name"])
+    await operator.cluster.put(lost)
+    await operator.reconcile()
+    assert operator.condition("DecodeReady")["reason"] == "StuckTerminating"
+    assert "kubectl delete node gpu-7" in operator.condition("Ready")["message"]
+    before = operator.revisions()
+    await change(operator, ("decode.replicas", 2), ("restartedAt", "now"))
+    await operator.settle()
+    assert operator.revisions().isdisjoint(before)
+    assert operator.condition("Ready")["status"] == "True"
+
+
+async def test_reconcile_of_what_is_well_costs_two_requests(operator: Operator) -> None:
+    await operator.settle()
+    mirror = Mirror(operator.client)
+    await mirror.refresh()
+    operator.cluster.requests.clear()
+    await Reconciler(operator.client, mirror, INSTALLATION, clock=lambda: NOW).reconcile("default", "chat")
+    assert operator.cluster.requests == {("get", "inferenceservices"): 1, ("get", "secrets"): 1}
+
+
+async def test_first_reconcile_writes_each_child_once_and_reads_nothing_it_makes(operator: Operator) -> None:
+    await operator.reconcile()
+    requests = Counter(verb for verb, plural in operator.cluster.requests.elements() if plural != "events")
+    assert requests == {"get": 2, "list": 10, "create": 15, "patch": 1}
+
+
+async def test_decisions_on_a_mirror_that_lags_keep_the_limits(operator: Operator) -> None:
+    """What others did since is not known yet: never more pods than maxSurge allows, and the end is the same."""
+    mirror = Mirror(operator.client)
+    await mirror.refresh()
+    reconciler = Reconciler(operator.client, mirror, INSTALLATION, clock=lambda: NOW)
+    for changes in [("decode.replicas", 3)], [("decode.replicas", 3), ("restartedAt", "now")]:
+        await change(operator, *changes)
+        for turn in range(60):
+            with contextlib.suppress(ApiError):
+                await reconciler.reconcile("default", "chat")
+            await operator.cluster.run_pods()
+            decode = [s for s in operator.cluster.all("StatefulSet") if "decode" in s["metadata"]["name"]]
+            assert sum(s["spec"]["replicas"] for s in decode) <= 4, "more than maxSurge allows"
+            if turn % 3 == 2:
+                await mirror.refresh()
+        assert operator.condition("Ready")["status"] == "True", operator.condition("Ready")

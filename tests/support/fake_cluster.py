@@ -10,6 +10,7 @@ import asyncio
 import copy
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
@@ -56,6 +57,10 @@ class FakeCluster:
         """Plurals whose watches tell nothing any more."""
         self.writes_left: int | None = None
         """After so many writes nothing is answered any more; the last one is made all the same."""
+        self.stuck: set[str] = set()
+        """Pods of a lost node: terminating for good, and no other is made in their place."""
+        self.amid: dict[tuple[str, str], Callable[[], Awaitable[None]]] = {}
+        """Done before the next request of that method and plural is served: what happens amid a reconcile."""
         self.url = ""
         self._version = 100
         self._created: dict[tuple[str, str, str], Object] = {}
@@ -114,12 +119,15 @@ class FakeCluster:
             meta, spec = workload["metadata"], workload["spec"]
             ready = 0
             for ordinal in range(spec.get("replicas", 1)):
+                if f"{meta['name']}-{ordinal}" in self.stuck:
+                    continue
                 works = broken_image not in spec["template"]["spec"]["containers"][0]["image"]
                 ready += works
                 await self.put(_pod(workload, f"{meta['name']}-{ordinal}", works))
             pods = [p for p in self.all("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == meta["uid"]]
             for pod in pods:
-                if int(pod["metadata"]["name"].rpartition("-")[2]) >= spec.get("replicas", 1):
+                name = pod["metadata"]["name"]
+                if name not in self.stuck and int(name.rpartition("-")[2]) >= spec.get("replicas", 1):
                     await self.delete("Pod", pod["metadata"]["name"], meta["namespace"])
             status = {
                 "observedGeneration": meta["generation"],
@@ -129,6 +137,18 @@ class FakeCluster:
             }
             if workload.get("status") != status:
                 await self.put({**workload, "status": status})
+
+    async def collect_garbage(self) -> int:
+        """Removes what has only owners that are not there; how many it found."""
+        alive = {thing["metadata"]["uid"] for thing in self.objects.values()}
+        owners = {
+            key: {owner["uid"] for owner in thing["metadata"].get("ownerReferences", [])}
+            for key, thing in self.objects.items()
+        }
+        left = [key for key, uids in owners.items() if uids and not uids & alive]
+        for key in left:
+            await self._remove(key)
+        return len(left)
 
     # The protocol
 
@@ -145,6 +165,8 @@ class FakeCluster:
             verbs = self._verbs(request)
             self.asked |= {(verb, info.get("group", ""), thing) for verb in verbs}
             self.requests.update((verb, plural) for verb in verbs)
+            if happens := self.amid.pop((request.method, plural), None):
+                await happens()
         answer: web.StreamResponse = await handler(request)
         return _status(503, "ServiceUnavailable") if self.writes_left == 0 else answer
 
