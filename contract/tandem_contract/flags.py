@@ -73,10 +73,10 @@ class ServeFlags:
     )
     max_num_seqs: int = flag(64, help="most sequences in one step")
     max_num_batched_tokens: int = flag(2048, help="most tokens in one step; longer prompts are computed in chunks")
-    max_prefill_tokens_with_decodes: int | None = flag(
-        None,
-        help="most prompt tokens in a step that also decodes: how much a long prompt may slow running answers down; "
-        "default: as --max-num-batched-tokens",
+    max_prefill_tokens_with_decodes: int = flag(
+        512,
+        help="most prompt tokens in a step that also decodes: how long a step may make running answers wait. A few "
+        "hundred keep the arithmetic units busy; prompts alone fill --max-num-batched-tokens",
     )
     max_waiting: int = flag(1024, help="most queued requests; one more is a 503")
     page_size: int = flag(16, help="tokens per KV page")
@@ -148,8 +148,7 @@ class ServeFlags:
             raise FlagError("--gpu-memory-utilization must be above 0 and at most 1")
         if self.role != "both" and self.ticket_key_file is None:
             raise FlagError(f"--ticket-key-file is required with --role {self.role}: the handoff must be authenticated")
-        if self.max_prefill_tokens_with_decodes is not None:
-            _at_least_one(self, "max_prefill_tokens_with_decodes")
+        _at_least_one(self, "max_prefill_tokens_with_decodes")
         if self.max_model_len is not None and self.max_model_len < 2:
             raise FlagError("--max-model-len must be at least 2")
 

@@ -42,6 +42,38 @@ def test_decodes_bound_what_of_a_prompt_a_step_takes() -> None:
     fleet.drain()
 
 
+@pytest.mark.parametrize("cap", [1, 5, 16, 64])
+@pytest.mark.parametrize("long_prompts", [1, 3])
+def test_while_long_prompts_are_computed_no_decode_skips_a_step(cap: int, long_prompts: int) -> None:
+    """What bounds the inter-token latency of running answers: each step has a row for every one of them, and at most
+    `cap` tokens of prompts, from the arrival of the long ones to the end of the last."""
+    names = [f"long {number}" for number in range(long_prompts)]
+    shape = {"num_pages": 600, "max_model_len": 2000, "max_num_seqs": 8, "max_num_batched_tokens": 24}
+    fleet = Fleet(config(**shape, max_prefill_tokens_with_decodes=cap))
+    for name in ("a", "b", "c"):
+        fleet.add(make(name, [ord(name) % 13] * 3, max_tokens=400))
+    fleet.step()
+    for number, name in enumerate(names):
+        fleet.add(make(name, [number] * 100, max_tokens=1))
+    fleet.schedule()
+    steps = 0
+    while fleet.ended.keys() < set(names):
+        fleet.schedule()  # one step ahead of the device
+        decodes = [chunk for chunk in fleet.plans[0].chunks if chunk.num_tokens == 1 and chunk.start == 3 + steps]
+        assert len(decodes) == 3
+        # The last token of a prompt alone is a row like theirs.
+        others = [
+            chunk
+            for chunk in fleet.plans[0].chunks
+            if chunk not in decodes and not (chunk.num_tokens == 1 and chunk.sample)
+        ]
+        assert sum(chunk.num_tokens for chunk in others) <= cap
+        fleet.commit()
+        steps += 1
+    assert steps >= (100 * long_prompts - long_prompts) // cap
+    fleet.drain()
+
+
 def test_a_handed_over_sequence_does_not_wait_for_the_end_of_a_long_prompt() -> None:
     """It needs one token of a step, but the long prompt used to take them all, step after step."""
     fleet = Fleet(config(num_pages=100, max_num_batched_tokens=16))

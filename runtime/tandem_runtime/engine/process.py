@@ -154,7 +154,7 @@ def _engine_config(flags: ServeFlags, name: str, config: ExecutionConfig, num_pa
             num_pages=num_pages,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
-            max_prefill_tokens_with_decodes=flags.max_prefill_tokens_with_decodes or config.max_num_batched_tokens,
+            max_prefill_tokens_with_decodes=flags.max_prefill_tokens_with_decodes,
             max_model_len=config.max_model_len,
             max_waiting=flags.max_waiting,
             enable_prefix_caching=flags.enable_prefix_caching,
