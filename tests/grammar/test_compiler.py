@@ -11,8 +11,8 @@ from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.grammar import sources
 from tandem_runtime.grammar.compiler import MAX_SOURCE_CHARS, GrammarCompiler
 
-BOUND_S = 10.0
-"""About a second on a quiet machine."""
+BOUND_S = 2.0
+"""Of CPU time, so that a busy machine changes little; half a second is what the costliest takes."""
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_grammar_cannot_smuggle_a_schema_in() -> None:
 def test_any_grammar_of_the_size_allowed_takes_bounded_time(compiler: GrammarCompiler, part: sources.Part) -> None:
     grammar = sources.combine(part)
     assert len(grammar) <= MAX_SOURCE_CHARS
-    began = time.perf_counter()
+    began = time.thread_time()
     with suppress(GrammarError):
         compiler.compile(grammar)
-    assert time.perf_counter() - began < BOUND_S
+    assert time.thread_time() - began < BOUND_S

@@ -86,4 +86,5 @@ class _Tokenizer:
 
 def explain(matcher: LLMatcher) -> str:
     """The matcher's error, without the state that llguidance appends."""
-    return matcher.get_error().split("\n<", 1)[0].strip()
+    error = matcher.get_error().split("\n<", 1)[0].strip()
+    return "no text satisfies it" if error.startswith("NoExtension") else error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,15 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.grammar.compiler import MAX_SOURCE_CHARS
+from tandem_runtime.grammar.json_schema import enforceable
 
 _WHITESPACE = r" ?|\r?\n[ \t]{0,64}"
 """Between JSON tokens: enough for any common layout, but a model cannot lose itself in blanks."""
+
+_ESCAPES = 'bfnrt\\"'
+"""One way to write each character: "\\u0061" would be a property of its own to the grammar, and "a" to its reader."""
+_CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]|\\(x[017{]|u00|u\{|[acev0])")
+"""Characters, or a pattern's words for them, that have no other way: without it llguidance leaves them out."""
 
 _LARGEST = 2**53
 """Larger numbers are not exact in JSON (RFC 7493); -2^63 makes llguidance recurse until the stack ends."""
@@ -30,13 +37,19 @@ def check_size(source: Any) -> None:
 
 
 def of_json_schema(schema: Mapping[str, Any] | bool, *, strict: bool) -> Part:
-    """`oneOf` is taken as `anyOf`; unless `strict`, keywords that cannot be enforced are ignored.
+    """`strict`: exactly; else keywords that cannot be enforced are ignored, and `oneOf` is taken as `anyOf`.
 
-    Raises `GrammarError` for numbers beyond 2^53.
+    Raises `GrammarError` for strict schemas that cannot be enforced, and for numbers beyond 2^53.
     """
     _check_numbers(schema)
-    options = {"whitespace_pattern": _WHITESPACE, "coerce_one_of": True, "lenient": not strict}
-    as_object = dict(schema) if isinstance(schema, Mapping) else {} if schema else {"not": {}}
+    kept = enforceable(schema, strict=strict)
+    options = {
+        "whitespace_pattern": _WHITESPACE,
+        "json_allowed_escapes": _ESCAPES + "u" * _has_control(kept),
+        "coerce_one_of": not strict,
+        "lenient": not strict,
+    }
+    as_object = dict(kept) if isinstance(kept, Mapping) else {} if kept else {"not": {}}
     return _part(LLMatcher.grammar_from_json_schema(as_object, overrides=options))  # type: ignore[arg-type]
 
 
@@ -53,7 +66,8 @@ def of_regex(pattern: str) -> Part:
 
 
 def of_choices(choices: Sequence[str]) -> Part:
-    return {"lark_grammar": "start: " + " | ".join(json.dumps(choice) for choice in choices)}
+    # One terminal, which is a regular expression: a rule may have two thousand alternatives at most.
+    return {"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(choice) for choice in choices)}
 
 
 def of_grammar(text: str) -> Part:
@@ -109,6 +123,14 @@ def _check_numbers(value: Any) -> None:
         raise GrammarError(f"the schema contains {value}; numbers must be between -2^53 and 2^53")
     for child in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
         _check_numbers(child)
+
+
+def _has_control(value: Any) -> bool:
+    if isinstance(value, str):
+        return _CONTROL.search(value) is not None
+    if isinstance(value, Mapping):
+        return any(map(_has_control, value.keys())) or any(map(_has_control, value.values()))
+    return isinstance(value, list) and any(map(_has_control, value))
 
 
 def _part(grammar: str) -> Part:

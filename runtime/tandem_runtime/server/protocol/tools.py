@@ -87,7 +87,7 @@ class ToolUse:
         try:
             schemas = {f.name: _arguments(f, exact=self.must_call or bool(f.strict)) for f in self.callable}
             sources.check_size(schemas)
-            parts = {f.name: sources.of_json_schema(schemas[f.name], strict=bool(f.strict)) for f in self.callable}
+            parts = {f.name: _part(f, schemas[f.name]) for f in self.callable}
             return sources.of_tool_calls(parts, text_between=not only_calls, most_one=self.most_calls == 1)
         except (GrammarError, ValueError, RecursionError) as error:
             raise GrammarError(f"'tools': {error}", param="tools") from error
@@ -98,3 +98,10 @@ def _arguments(function: FunctionDefinition, *, exact: bool) -> dict[str, Any]:
     if schema.get("type", "object") != "object":
         raise GrammarError(f"the parameters of '{function.name}' must be an object, not {schema['type']!r}")
     return (schema if exact else {}) | {"type": "object"}
+
+
+def _part(function: FunctionDefinition, schema: dict[str, Any]) -> sources.Part:
+    try:
+        return sources.of_json_schema(schema, strict=bool(function.strict))
+    except GrammarError as error:
+        raise GrammarError(f"in the parameters of '{function.name}', {error}") from error

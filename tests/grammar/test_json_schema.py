@@ -1,0 +1,227 @@
+"""Every keyword of JSON schema, by what becomes of it: enforced to the letter, refused when strict, or without meaning.
+
+`jsonschema` is the judge of what an instance is worth.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from support.slow_grammars import ByteCompiler
+from tandem_runtime.core.errors import GrammarError
+from tandem_runtime.grammar import sources
+from tandem_runtime.grammar.json_schema import ENFORCED, FORMATS, REFUSED
+
+API_PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+COMPILER = ByteCompiler()
+
+
+def accepts(schema: Any, text: str, *, strict: bool = True) -> bool:
+    """Whether an answer may be `text`."""
+    matcher = COMPILER.compile(sources.combine(sources.of_json_schema(schema, strict=strict)))
+    told = list(text.encode())
+    return matcher.try_consume_tokens(told) == len(told) and matcher.is_accepting()
+
+
+def closed(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False, **more}
+
+
+NODE = closed({"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, required=["next"])
+CAT = closed({"kind": {"const": "cat"}, "lives": {"type": "integer"}}, required=["kind"])
+DOG = closed({"kind": {"enum": ["dog", "wolf"]}, "barks": {"type": "boolean"}}, required=["kind"])
+PETS = {"$defs": {"Cat": CAT, "Dog": DOG}, "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}]}
+OLD = {"$schema": "http://json-schema.org/draft-07/schema#"}
+
+ENFORCED_BY_EXAMPLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
+    "$ref": (NODE, [{"next": {"next": None}}], [{"next": {}}, {"next": {"next": 1}}]),
+    "$defs": ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "null"}}}, [None], [1]),
+    "definitions": ({"$ref": "#/definitions/n", "definitions": {"n": {"type": "null"}}}, [None], [1]),
+    "type": ({"type": ["integer", "null"]}, [1, None], ["1", 1.5, [], True]),
+    "const": ({"const": {"a": [1, "é"]}}, [{"a": [1, "é"]}], [{"a": [1]}, 1]),
+    "enum": ({"enum": ["größe", 1, None, [2]]}, ["größe", 1, None, [2]], ["grosse", 2, True]),
+    "anyOf": ({"anyOf": [{"type": "string"}, {"minimum": 3, "type": "number"}]}, ["a", 4], [1, None]),
+    "allOf": ({"allOf": [{"type": "string", "minLength": 2}, {"maxLength": 3}]}, ["ab"], ["a", "abcd"]),
+    "oneOf": (PETS, [{"kind": "cat", "lives": 9}, {"kind": "wolf"}], [{"kind": "cat", "barks": True}, {}]),
+    "properties": (closed({"a": {"type": "null"}, "b": {}}), [{}, {"a": None, "b": 1}], [{"a": 1}]),
+    "patternProperties": (
+        {"type": "object", "patternProperties": {"^n_": {"type": "integer"}}},
+        [{"n_a": 1, "x": "y"}],
+        [{"n_a": "x"}],
+    ),
+    "additionalProperties": (
+        {"type": "object", "properties": {"a": {}}, "additionalProperties": {"type": "null"}},
+        [{"a": 1, "b": None}],
+        [{"b": 1}],
+    ),
+    "required": ({"type": "object", "required": ["a"]}, [{"a": 1}], [{}, {"b": 1}]),
+    "minProperties": (closed({"a": {}, "b": {}}, minProperties=1), [{"b": 1}], [{}]),
+    "maxProperties": ({"type": "object", "maxProperties": 1}, [{}, {"b": 1}], [{"a": 1, "b": 1}]),
+    "items": ({"type": "array", "items": {"type": "null"}}, [[], [None]], [[1], [None, 1]]),
+    "prefixItems": ({"type": "array", "prefixItems": [{"type": "null"}]}, [[], [None, 1]], [[1]]),
+    "additionalItems": ({**OLD, "items": [{"type": "null"}], "additionalItems": False}, [[None]], [[1], [None, 1]]),
+    "minItems": ({"type": "array", "minItems": 2}, [[1, 2]], [[1]]),
+    "maxItems": ({"type": "array", "maxItems": 2}, [[1, 2]], [[1, 2, 3]]),
+    "minLength": ({"type": "string", "minLength": 2}, ["éé", "\n\t"], ["é", "😀"]),
+    "maxLength": ({"type": "string", "maxLength": 2}, ["éé", "😀"], ["abc"]),
+    "pattern": ({"type": "string", "pattern": "b\\d"}, ["ab1c", "b2"], ["b", "B1"]),
+    "format": ({"type": "string", "format": "date"}, ["2024-02-29"], ["2024-02-30", "24-1-1", ""]),
+    "minimum": ({"type": "number", "minimum": -1.5}, [-1.5, 0, 1e3], [-1.6, -2]),
+    "maximum": ({"type": "integer", "maximum": 10}, [10, -4], [11]),
+    "exclusiveMinimum": ({"type": "number", "exclusiveMinimum": 3}, [3.1], [3, 2]),
+    "exclusiveMaximum": ({"type": "integer", "exclusiveMaximum": 3}, [2], [3]),
+    "multipleOf": ({"type": "integer", "multipleOf": 5}, [0, 15], [7]),
+}
+
+REFUSED_BY_EXAMPLE: dict[str, tuple[dict[str, Any], Any]] = {
+    "not": ({"type": "string", "not": {"const": "a"}}, "a"),
+    "if": ({"type": "integer", "if": {"minimum": 3}, "then": {"multipleOf": 2}}, 5),
+    "then": ({"type": "integer", "then": {"multipleOf": 2}, "if": {"minimum": 3}}, 5),
+    "else": ({"type": "integer", "else": {"multipleOf": 2}, "if": {"minimum": 3}}, 1),
+    "dependentRequired": ({"type": "object", "dependentRequired": {"a": ["b"]}}, {"a": 1}),
+    "dependentSchemas": ({"type": "object", "dependentSchemas": {"a": {"required": ["b"]}}}, {"a": 1}),
+    "dependencies": ({**OLD, "type": "object", "dependencies": {"a": ["b"]}}, {"a": 1}),
+    "propertyNames": ({"type": "object", "propertyNames": {"pattern": "^a"}}, {"b": 1}),
+    "unevaluatedProperties": ({"type": "object", "unevaluatedProperties": False}, {"b": 1}),
+    "unevaluatedItems": ({"type": "array", "unevaluatedItems": False}, [1]),
+    "uniqueItems": ({"type": "array", "uniqueItems": True}, [1, 1]),
+    "contains": ({"type": "array", "contains": {"type": "null"}}, [1]),
+    "minContains": ({"type": "array", "minContains": 2, "contains": {"type": "null"}}, [None]),
+    "maxContains": ({"type": "array", "maxContains": 1, "contains": {"type": "null"}}, [None, None]),
+    "$dynamicRef": ({"$dynamicRef": "#/$defs/n", "$defs": {"n": {"type": "null"}}}, 1),
+    "$recursiveRef": (
+        {
+            "$schema": "https://json-schema.org/draft/2019-09/schema",
+            "type": "object",
+            "additionalProperties": {"$recursiveRef": "#"},
+        },
+        {"a": 1},
+    ),
+}  # fmt: skip
+
+WITHOUT_MEANING = [
+    "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$id", "$anchor",
+    "$dynamicAnchor", "$vocabulary", "contentMediaType", "contentEncoding", "contentSchema", "discriminator",
+    "nullable", "x-guidance", "made_up",
+]  # fmt: skip
+
+
+def test_every_keyword_has_an_example() -> None:
+    assert ENFORCED_BY_EXAMPLE.keys() == ENFORCED.keys()
+    assert REFUSED_BY_EXAMPLE.keys() == REFUSED.keys()
+
+
+@pytest.mark.parametrize("keyword", ENFORCED)
+def test_enforced_to_the_letter(keyword: str) -> None:
+    schema, valid, invalid = ENFORCED_BY_EXAMPLE[keyword]
+    assert keyword in json.dumps(schema)
+    judge = jsonschema.validators.validator_for(schema)(schema, format_checker=jsonschema.FormatChecker())
+    for strict in (True, False):
+        for instance in valid:
+            assert judge.is_valid(instance)
+            assert accepts(schema, json.dumps(instance, ensure_ascii=False), strict=strict), instance
+        for instance in invalid:
+            assert not judge.is_valid(instance)
+            assert not accepts(schema, json.dumps(instance, ensure_ascii=False), strict=strict), instance
+
+
+@pytest.mark.parametrize("keyword", REFUSED)
+def test_refused_when_strict_with_its_place_and_else_ignored(keyword: str) -> None:
+    schema, violating = REFUSED_BY_EXAMPLE[keyword]
+    nested = {"properties": {"a/b": {"items": schema}}, "type": "object"}
+    with pytest.raises(GrammarError) as refused:
+        sources.of_json_schema(nested, strict=True)
+    first = next((key for key in schema if key in REFUSED), keyword)
+    place = rf"'{re.escape(first)}' at #/properties/a~1b/items(/additionalProperties)? cannot be enforced: "
+    assert re.match(place, str(refused.value))
+    assert REFUSED[first] in str(refused.value)
+    assert not jsonschema.validators.validator_for(schema)(schema).is_valid(violating)
+    assert accepts(schema, json.dumps(violating), strict=False)
+
+
+@pytest.mark.parametrize("keyword", WITHOUT_MEANING)
+def test_what_says_nothing_about_an_answer_is_accepted(keyword: str) -> None:
+    value: Any = {"title": 1, "$id": "https://example.com/x", "$anchor": "here", "$dynamicAnchor": "here"}.get(
+        keyword, {"a": True}
+    )
+    assert accepts({"type": "string", keyword: value}, '"a"')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "uniqueItems": False},
+        {"type": "object", "unevaluatedProperties": True},
+        {"type": "object", "properties": {"not": {"type": "null"}, "if": {}}},
+        {"enum": [{"not": 1, "uniqueItems": True}]},
+        {"const": {"oneOf": [1, 2]}},
+        {"type": "integer", "format": "int64"},
+        {"type": "object", "minProperties": 1, "required": ["a"]},
+        {"$schema": "https://example.com/own", "type": "string"},
+        {"oneOf": [{"type": "string"}, {"type": "null"}, {"type": "integer"}]},
+        {"oneOf": [{"const": 1}, {"const": True}, {"enum": ["a", None]}]},
+        {"oneOf": [{"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "array"}]},
+    ],
+)
+def test_exact_though_it_looks_otherwise(schema: Any) -> None:
+    COMPILER.compile(sources.combine(sources.of_json_schema(schema, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "string", "format": "zorp"}, "the format 'zorp' at # .* use a pattern, or one of date, "),
+        ({"format": "unknown"}, "the format 'unknown' at #"),
+        ({"type": "object", "minProperties": 1}, "'minProperties' at # .* additionalProperties false"),
+        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "'oneOf', whose alternatives 0 and 1 may both hold"),
+        ({"oneOf": [{"const": 1}, {"enum": [2, 1.0]}]}, "alternatives 0 and 1"),
+        ({"oneOf": [{"type": "null"}, {"type": "object"}, CAT]}, "alternatives 1 and 2"),
+        ({"oneOf": [CAT, closed({"kind": {"const": "dog"}})]}, "alternatives 0 and 1"),
+    ],
+)
+def test_exact_only_sometimes(schema: Any, words: str) -> None:
+    with pytest.raises(GrammarError, match=words):
+        sources.of_json_schema(schema, strict=True)
+    COMPILER.compile(sources.combine(sources.of_json_schema(schema, strict=False)))
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "é"])
+def test_a_property_has_one_spelling(name: str) -> None:
+    """Symptom: {"\\u0061": "x"} was an answer where "a" had to be an integer: a property of another name, it seemed."""
+    schema = {"type": "object", "properties": {name: {"type": "integer"}}}
+    spelt = "".join(f"\\u{ord(char):04x}" for char in name)
+    assert not accepts(schema, f'{{"{spelt}": "x"}}')
+    assert not accepts(schema, json.dumps({name: "x"}).replace("/", "\\/"))
+    assert accepts(schema, json.dumps({name: 1}, ensure_ascii=False))
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"const": "0\x0b"}, "0\x0b"),
+        ({"enum": ["1", "0\x7f"]}, "0\x7f"),
+        ({"type": "string", "pattern": "^0\\x1b$"}, "0\x1b"),
+        ({"type": "string", "pattern": "^0\\u0001$"}, "0\x01"),
+    ],
+)
+def test_control_characters_are_not_left_out(schema: Any, text: str) -> None:
+    """Symptom: {"const": "0\\u000b"} was answered with "0". Cause: llguidance, where \\u is not allowed."""
+    assert accepts(schema, json.dumps(text).replace("\x7f", "\\u007f"))
+    assert not accepts(schema, '"0"')
+
+
+def test_the_page_lists_the_same_keywords() -> None:
+    page = API_PAGE.read_text()
+
+    def listed(beginning: str) -> set[str]:
+        [row] = re.findall(rf"^\| {beginning} \|(.*)\|$", page, re.MULTILINE)
+        return set(re.findall("`([^`]+)`", row))
+
+    assert listed("enforced") == set(ENFORCED)
+    assert listed("refused when strict, else ignored") == set(REFUSED)
+    assert listed("`format`") == FORMATS
