@@ -39,6 +39,10 @@ class PodStatus:
     """Pages referenced by live sequences (cached but unreferenced pages are free)."""
     ready: bool
     draining: bool
+    continuation: str = ""
+    """Hex digest over all that decides how a stream goes on: equal ones give the same answer, to the token.
+
+    Empty: never equal, as of a pod that loads its model, or is too old to say."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

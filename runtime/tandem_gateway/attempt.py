@@ -121,7 +121,7 @@ class Attempts:
             response = web.StreamResponse(status=upstream.status, headers=answer_headers)
             client = ClientStream(delivery.request, response, lambda: self._begin(delivery.call, pod, deadline))
             delivery.client = client
-            delivery.fingerprint = pod.status.fingerprint if live and pod.status is not None else None
+            delivery.continuation = pod.status.continuation if live and pod.status is not None else ""
         events = LiveRelay(delivery.journal) if live else EventRelay()
         if not await relay(upstream.content, client, deadline, events):
             if not client.begun:

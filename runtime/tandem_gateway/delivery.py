@@ -95,8 +95,8 @@ class Delivery:
     wants_live: bool
     client: ClientStream | None = None
     journal: Journal = field(default_factory=Journal)
-    fingerprint: str | None = None
-    """Of the pods that can go on with the stream."""
+    continuation: str = ""
+    """Of the pods that can go on with the stream; empty: none can."""
     cause: Cause | None = None
     """Why the stream goes on at another pod just now."""
     attempts: int = 0
@@ -111,7 +111,7 @@ class Delivery:
 
     @property
     def resumable(self) -> bool:
-        return self.wants_live and self.fingerprint is not None and not (self.journal.lost or self.journal.ended)
+        return self.continuation != "" and not (self.journal.lost or self.journal.ended)
 
     def interrupted(self, cut: Interrupted) -> None:
         """Counts a break, whose pod may have died of the request unless the stream had got on."""

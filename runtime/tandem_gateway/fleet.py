@@ -100,11 +100,11 @@ class Fleet:
         *,
         wants_prefill: bool,
         exclude: frozenset[str] = frozenset(),
-        fingerprint: str | None = None,
+        continuation: str | None = None,
     ) -> Picked | None:
         self._turn += 1
         views = {pod.key: pod.view(prompt) for pod in self._pods.values()}
-        ask = Ask(prompt.model, wants_prefill, exclude, self._turn, fingerprint)
+        ask = Ask(prompt.model, wants_prefill, exclude, self._turn, continuation)
         choice = choose(ask, list(views.values()), self._strategy)
         if choice is None:
             return None

@@ -75,6 +75,7 @@ class Pod:
             load=self._prefill_load(status) if status.role == "prefill" else self._decode_load(status),
             waiting=status.waiting,
             known_blocks=self._sent.known(prompt.blocks),
+            continuation=status.continuation,
         )
 
     def snapshot(self) -> dict[str, str | int]:
@@ -112,7 +113,8 @@ class Pod:
             self.state == "ready"
             and own is not None
             and own.role != "prefill"
-            and (own.fingerprint == status.fingerprint and own.models == status.models)
+            and own.continuation == status.continuation != ""
+            and own.models == status.models
         )
 
     def move_streams(self) -> None:

@@ -52,7 +52,7 @@ class Resumption:
                 delivery.call.prompt,
                 wants_prefill=delivery.call.wants_prefill,
                 exclude=avoid,
-                fingerprint=delivery.fingerprint,
+                continuation=delivery.continuation,
             )
             if picked is None:
                 avoid = frozenset()  # the pod may be back, or have room again

@@ -39,6 +39,8 @@ class PodView:
     """Sequences queued for admission."""
     known_blocks: int
     """Leading blocks of this prompt that the pod was sent before."""
+    continuation: str = ""
+    """Equal ones go on with each other's streams; empty: with none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Ask:
     """Keys of pods that failed this request already."""
     turn: int = 0
     """Counts requests; breaks ties, and is the position of `RoundRobin`."""
-    fingerprint: str | None = None
+    continuation: str | None = None
     """Of the only decode pods that will do: those whose text is the same."""
 
 
@@ -83,7 +85,7 @@ def served_models(pods: Iterable[PodView]) -> Collection[str]:
 
 
 def _serves(pod: PodView, ask: Ask) -> bool:
-    return ask.model in (None, *pod.models) and ask.fingerprint in (None, pod.fingerprint)
+    return ask.model in (None, *pod.models) and ask.continuation in (None, pod.continuation)
 
 
 def _pick(ask: Ask, pods: list[PodView], strategy: Strategy) -> PodView | None:

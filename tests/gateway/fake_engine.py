@@ -36,6 +36,7 @@ def status(name: str = "pod", role: Role = "decode", **changes: Any) -> PodStatu
         kv_pages_used=0,
         ready=True,
         draining=False,
+        continuation="c",
     )
     return replace(base, **changes)
 

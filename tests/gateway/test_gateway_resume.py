@@ -159,8 +159,10 @@ async def test_a_stream_without_records_stays_at_its_draining_pod(keys: dict[str
         assert spare.seen == []
 
 
-async def test_only_pods_with_the_same_weights_take_over(keys: dict[str, str]) -> None:
-    first, other = LiveEngine(words=30, break_after=[4]), LiveEngine(status(fingerprint="other"), words=30)
+@pytest.mark.parametrize("continuation", ["other", ""])
+async def test_only_pods_that_answer_alike_take_over(keys: dict[str, str], continuation: str) -> None:
+    """Pods of equal weights took over, whatever their chat template."""
+    first, other = LiveEngine(words=30, break_after=[4]), LiveEngine(status(continuation=continuation), words=30)
     async with first, other, gateway_before(first, other, resume_timeout=5.0, **keys) as client:
         for _ in range(4):
             assert (await client.chat(stream=True)).body == stream_bytes(30)

@@ -6,7 +6,9 @@ import asyncio
 import io
 import json
 import re
+import time
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tandem_contract.flags import ServeFlags
 from tandem_contract.live_stream import END, envelope, sign_stream
 from tandem_runtime.core.errors import EngineDeadError
 from tandem_runtime.server.auth import Tickets
+from tandem_runtime.server.pod import LoadedModel
 from tandem_runtime.text.tokenizer import Tokenizer
 
 KEY = b"k" * 32
@@ -55,6 +58,14 @@ async def post(
     data = io.BytesIO(body)
     async with aiohttp.ClientSession() as session, session.post(server.url + path, data=data, headers=sent) as answer:
         return answer.status, await answer.read()
+
+
+async def with_origin(server: Server, body: bytes, records: bytes) -> bytes:
+    """`records` with the beginning that the stream of `body` has here in place of %ORIGIN%."""
+    _, honest = groups((await post(server, CHAT, body))[1])
+    first = json.loads(honest[0])
+    beginning = f'{json.dumps(first["origin"])},"ground":{json.dumps(first["ground"])}'
+    return records.replace(b"%ORIGIN%", beginning.encode())
 
 
 def groups(stream: bytes) -> tuple[list[bytes], list[bytes]]:
@@ -163,7 +174,8 @@ async def test_nobody_but_a_gateway_gets_records(live_server: Server) -> None:
         status, stream = await post(live_server, CHAT, body, mode=mode, key=key)
         assert (status, b"\n:" in stream) == (200, False)
         assert stream.endswith(b"data: [DONE]\n\n")
-    resumed = envelope(body, b'{"outputs":[[5]],"origin":{"answer_id":"a","created":1,"seed":2}}', elapsed_s=0.0)
+    records = await with_origin(live_server, body, b'{"outputs":[[5]],"origin":%ORIGIN%}')
+    resumed = envelope(body, records, elapsed_s=0.0)
     status, refusal = await post(live_server, CHAT, resumed, mode="resume", key=b"another-key-of-enough-bytes")
     assert (status, b"only a gateway" in refusal) == (401, True)
     # Without the header an envelope is just a body with unknown fields.
@@ -174,24 +186,72 @@ async def test_nobody_but_a_gateway_gets_records(live_server: Server) -> None:
     "records",
     [
         b'{"outputs":[[5]]}',
-        b'{"outputs":[],"origin":{"answer_id":"a","created":1,"seed":2}}',
-        b'{"outputs":[[999]],"origin":{"answer_id":"a","created":1,"seed":2}}',
-        b'{"choice":4,"outputs":[[5]],"origin":{"answer_id":"a","created":1,"seed":2}}',
-        b'{"outputs":[[5,5,5]],"origin":{"answer_id":"a","created":1,"seed":2}}',
-        b'{"outputs":[[5]],"finish_reason":"length","origin":{"answer_id":"a","created":1,"seed":2}},{"outputs":[[5]]}',
+        b'{"outputs":[],"origin":%ORIGIN%}',
+        b'{"outputs":[[999]],"origin":%ORIGIN%}',
+        b'{"choice":4,"outputs":[[5]],"origin":%ORIGIN%}',
+        b'{"outputs":[[5,5,5]],"origin":%ORIGIN%}',
+        b'{"outputs":[[5]],"finish_reason":"length","origin":%ORIGIN%},{"outputs":[[5]]}',
         b'{"outputs":"x"}',
         b"7",
     ],
 )
 async def test_records_that_cannot_be_are_refused(live_server: Server, records: bytes) -> None:
     body = json.dumps(MESSAGES | {"max_tokens": 3}).encode()
+    records = await with_origin(live_server, body, records)
     status, refusal = await post(live_server, CHAT, envelope(body, records, elapsed_s=0.0), mode="resume")
     assert (status, json.loads(refusal)["error"]["type"]) == (400, "invalid_request_error")
 
 
+async def test_only_a_pod_that_answers_alike_goes_on(
+    live_server: Server, flags: ServeFlags, tokenizer: Tokenizer
+) -> None:
+    """One with equal weights and another chat template took a stream over, and its text was of two minds."""
+    body = json.dumps(MESSAGES | {"seed": 1}).encode()
+    _, records = groups((await post(live_server, CHAT, body))[1])
+    resumed = envelope(body, b",".join(records[:3]), elapsed_s=0.0)
+    other = new_server(flags, tokenizer)
+    other.pod.tickets = live_server.pod.tickets
+    other.pod.loaded = LoadedModel(other.engine, tokenizer, splits_reasoning=False)
+    await other.start()
+    status, refusal = await post(other, CHAT, resumed, mode="resume")
+    await other.stop()
+    assert (status, json.loads(refusal)["error"]["code"]) == (409, "other_answer")
+    assert other.engine.requests == []
+    assert (await post(live_server, CHAT, resumed, mode="resume"))[0] == 200
+
+
+async def test_a_prompt_that_tells_the_time_stays_the_same(
+    live_server: Server, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """A stream resumed after midnight went on with another day's prompt."""
+    (tmp_path / "clock.jinja").write_text("{{ strftime_now('%H:%M:%S') }}{{ messages[0].content }}")
+    clock = Tokenizer(str(tiny_folder), chat_template=str(tmp_path / "clock.jinja"))
+    live_server.pod.loaded = LoadedModel(live_server.engine, clock, splits_reasoning=True)
+    body = json.dumps(MESSAGES | {"seed": 1}).encode()
+    _, records = groups((await post(live_server, CHAT, body))[1])
+    created = json.loads(records[0])["origin"]["created"]
+    await asyncio.sleep(created + 1 - time.time())
+    resumed = envelope(body, b",".join(records[:3]), elapsed_s=0.0)
+    assert (await post(live_server, CHAT, resumed, mode="resume"))[0] == 200
+    first, second = live_server.engine.requests
+    assert first.prompt_token_ids == second.prompt_token_ids
+    prompt = datetime.fromtimestamp(created).strftime("%H:%M:%S") + "hi"
+    assert clock.decode(first.prompt_token_ids) == prompt
+
+
+async def test_a_prompt_that_changed_all_the_same_is_refused(live_server: Server) -> None:
+    body = json.dumps(MESSAGES | {"seed": 1}).encode()
+    _, records = groups((await post(live_server, CHAT, body))[1])
+    other = json.dumps(MESSAGES | {"seed": 1, "messages": [{"role": "user", "content": "ho"}]}).encode()
+    resumed = envelope(other, b",".join(records[:3]), elapsed_s=0.0)
+    status, refusal = await post(live_server, CHAT, resumed, mode="resume")
+    assert (status, b"other tokens" in refusal) == (409, True)
+
+
 async def test_records_may_be_larger_than_any_body(live_server: Server) -> None:
     body = json.dumps(MESSAGES).encode()
-    records = b'{"outputs":[[5]],"origin":{"answer_id":"a","created":1,"seed":2}}' + b',{"outputs":[[5]]}' * 500_000
+    records = await with_origin(live_server, body, b'{"outputs":[[5]],"origin":%ORIGIN%}')
+    records += b',{"outputs":[[5]]}' * 500_000
     status, refusal = await post(live_server, CHAT, envelope(body, records, elapsed_s=0.0), mode="resume")
     assert (status, b"has ended" in refusal) == (400, True)
 

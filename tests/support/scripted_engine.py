@@ -79,6 +79,7 @@ class ScriptedEngine:
                 rope="{}",
                 tensor_parallel=1,
             ),
+            arithmetic="scripted",
             max_model_len=max_model_len,
             page_size=16,
             num_pages=64,

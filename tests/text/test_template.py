@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,15 @@ def test_unknown_variables_are_refused_by_name() -> None:
     assert refusal.value.param == "chat_template_kwargs.mood"
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "bos_token", "raise_exception"])
+def test_the_date_is_that_of_the_moment_given() -> None:
+    template = ChatTemplate("{% macro today() %}{{ strftime_now('%d %b %Y') }}{% endmacro %}{{ today() }}", {})
+    assert template.render([], now=86400.0 * 365) == "01 Jan 1971"
+    assert template.render([]) == datetime.now().strftime("%d %b %Y")
+
+
+@pytest.mark.parametrize(
+    "name", ["messages", "tools", "add_generation_prompt", "bos_token", "raise_exception", "strftime_now"]
+)
 def test_what_the_server_sets_cannot_be_overridden(name: str) -> None:
     template = ChatTemplate("{{ messages }}{{ tools }}{{ add_generation_prompt }}{{ bos_token }}", {"bos_token": "<s>"})
     with pytest.raises(RequestError):

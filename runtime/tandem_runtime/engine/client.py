@@ -16,6 +16,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What is fixed once the model is loaded."""
 
     fingerprint: LayoutFingerprint
+    arithmetic: str
+    """How the model is computed (`execution.fingerprint.arithmetic`)."""
     max_model_len: int
     page_size: int
     num_pages: int

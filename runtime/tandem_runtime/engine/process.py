@@ -30,7 +30,7 @@ from tandem_runtime.engine.loop import Event
 from tandem_runtime.engine.messages import Choices, Failed, Progress
 from tandem_runtime.engine.rank import Listen, Rank
 from tandem_runtime.engine.worker import join
-from tandem_runtime.execution.fingerprint import fingerprint
+from tandem_runtime.execution.fingerprint import arithmetic, fingerprint
 from tandem_runtime.execution.settings import ExecutionConfig
 from tandem_runtime.scheduling import SchedulerConfig, SpeculationConfig
 
@@ -170,6 +170,7 @@ def _engine_config(flags: ServeFlags, name: str, config: ExecutionConfig, num_pa
 def _info(engine: EngineConfig, config: ExecutionConfig, load_seconds: float) -> EngineInfo:
     return EngineInfo(
         fingerprint=engine.fingerprint,
+        arithmetic=arithmetic(config),
         max_model_len=engine.scheduler.context,
         page_size=engine.scheduler.page_size,
         num_pages=engine.scheduler.num_pages,

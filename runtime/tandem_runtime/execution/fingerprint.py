@@ -1,4 +1,4 @@
-"""What must agree before two processes exchange KV pages."""
+"""What must agree before two processes exchange KV pages, or one goes on with the other's answers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ def fingerprint(config: ExecutionConfig) -> LayoutFingerprint:
         rope=json.dumps(config.model.rope, sort_keys=True, separators=(",", ":")),
         tensor_parallel=config.tensor_parallel_size,
     )
+
+
+def arithmetic(config: ExecutionConfig) -> str:
+    """Where it differs the same weights round differently, so that a near tie may turn.
+
+    The machine's own kind is no part of it.
+    """
+    ranks = f"tensor parallel {config.tensor_parallel_size}"
+    return f"{config.backend}, {ranks}, experts {'whole' if config.expert_parallel else 'shared'}"
 
 
 def _model_digest(config: ExecutionConfig) -> str:

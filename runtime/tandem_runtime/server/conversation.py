@@ -68,6 +68,7 @@ async def converse(
             template_kwargs=body.template_variables,
             enable_thinking=body.thinks,
             tools=asked.tools.for_template,
+            now=past.origin.created,
         )
         engine_requests = to_engine_requests(
             body,

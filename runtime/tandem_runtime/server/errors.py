@@ -33,6 +33,13 @@ class BodyTimeoutError(RequestError):
     code = "body_timeout"
 
 
+class OtherAnswerError(RequestError):
+    """This pod would go on with a stream in another way than the pods that had it before."""
+
+    status = 409
+    code = "other_answer"
+
+
 class BodyTooLargeError(RequestError):
     status = 413
     code = "body_too_large"

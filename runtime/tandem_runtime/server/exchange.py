@@ -22,7 +22,7 @@ from tandem_runtime.server.choice import Choice, Delta
 from tandem_runtime.server.errors import InternalError, UnavailableError
 from tandem_runtime.server.generation import ChoiceRequest, Generation, News
 from tandem_runtime.server.keys import SPAN
-from tandem_runtime.server.live import Past, record_of, take_up
+from tandem_runtime.server.live import Ground, Past, digest_of, record_of, take_up
 from tandem_runtime.server.pod import Pod
 from tandem_runtime.server.protocol.answers import Usage, usage
 from tandem_runtime.server.protocol.common import UsageInChunks
@@ -97,7 +97,10 @@ class Exchange:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if not self.stream:
             return await self._whole(self.generation.run(self.prompts))
-        script = _Script(self)
+        ground = self._ground() if self.past.live else None
+        if ground is not None:
+            self.past.check(ground)
+        script = _Script(self, ground)
         left = await take_up(self.prompts, self.past, self.generation.info, script.events)
         return await self._stream(request, self.generation.run(left), script)
 
@@ -158,6 +161,9 @@ class Exchange:
             await response.prepare(request)
         await shielded_write(request.transport, response.write, script.ending())
 
+    def _ground(self) -> Ground:
+        return Ground(continuation=self.pod.continuation, prompt=digest_of(self.prompts))
+
     def usage_so_far(self) -> ChunkUsage:
         match self.usage_in_chunks:
             case "none":
@@ -191,12 +197,13 @@ class Exchange:
 class _Script:
     """Spells a stream, delta by delta, whether for the client or, silently, in a replay."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, ground: Ground | None) -> None:
+        """`ground`: of a live stream."""
         self._exchange = exchange
         self._format = exchange.format
         self._live = exchange.past.live
-        self._origin = exchange.past.origin if exchange.past.live else None
-        """Until it was recorded."""
+        self._ground = ground
+        """Until it was recorded, together with the stream's origin."""
         self._opened: set[int] = set()
         self._unfinished = len(exchange.choices())
 
@@ -214,8 +221,9 @@ class _Script:
         text += self._format.chunk(choice, delta, usage, trace)
         if self._live:
             scored = delta.scored if self._format.keeps_logprobs else ()
-            text += record_of(choice, delta, first=first, scored=scored, origin=self._origin)
-            self._origin = None
+            origin = exchange.past.origin if self._ground is not None else None
+            text += record_of(choice, delta, first=first, scored=scored, origin=origin, ground=self._ground)
+            self._ground = None
         return text
 
     def ending(self) -> bytes:

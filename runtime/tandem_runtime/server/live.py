@@ -7,7 +7,9 @@ detokenizer, stop strings, reasoning, penalties' history, event counters) is rig
 
 from __future__ import annotations
 
+import array
 import asyncio
+import hashlib
 import time
 import uuid
 from collections import defaultdict
@@ -22,6 +24,7 @@ from tandem_runtime.core.errors import RequestError
 from tandem_runtime.engine.client import EngineInfo
 from tandem_runtime.engine.messages import EngineOutput, FinishReason
 from tandem_runtime.server.choice import Choice, Delta, Scored
+from tandem_runtime.server.errors import OtherAnswerError
 from tandem_runtime.server.generation import ChoiceRequest
 from tandem_runtime.server.protocol.convert import check_token_ids
 
@@ -37,9 +40,18 @@ class Origin(msgspec.Struct, frozen=True):
     answer_id: str
     """Part of every id in the answer. Not the request's id: clients repeat those."""
     created: int
-    """Unix seconds."""
+    """Unix seconds; also what chat templates take for now."""
     seed: int
     """Of a request that names none."""
+
+
+class Ground(msgspec.Struct, frozen=True):
+    """What an answer stands on. A pod where it is another would go on differently."""
+
+    continuation: str
+    """As in `PodStatus`."""
+    prompt: str
+    """`digest_of` the prompts' token ids."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,7 +72,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace: RequestTrace | None = None
     """In a choice's last record."""
     origin: Origin | None = None
-    """In a stream's first record."""
+    ground: Ground | None = None
+    """Both in a stream's first record."""
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -85,6 +98,19 @@ class Past:
     def none(cls, seed: int, *, live: bool = False) -> Past:
         return cls(origin=Origin(answer_id=uuid.uuid4().hex, created=int(time.time()), seed=seed), live=live)
 
+    def check(self, here: Ground) -> None:
+        """Whether the stream goes on `here` as it began. Raises `OtherAnswerError`."""
+        if not self.records:
+            return
+        began = self.records[0].ground
+        if began is None or began.continuation != here.continuation:
+            raise OtherAnswerError(
+                "this stream began at a pod that answers differently (model, tokenizer, chat template, sampling "
+                "defaults, context length or version)"
+            )
+        if began.prompt != here.prompt:
+            raise OtherAnswerError("the prompt of this stream has other tokens here")
+
 
 def open_envelope(body: object, seed: int) -> tuple[object, Past]:
     """The client's body and its past; `seed` is for a stream that has no record yet. Raises `RequestError`."""
@@ -101,10 +127,25 @@ def open_envelope(body: object, seed: int) -> tuple[object, Past]:
     return envelope.request, past
 
 
+def digest_of(prompts: Prompts) -> str:
+    """Equal for equal token ids of equally many prompts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for choices in prompts:
+        token_ids = choices[0].request.prompt_token_ids
+        digest.update(len(token_ids).to_bytes(8, "little") + array.array("I", token_ids).tobytes())
+    return digest.hexdigest()
+
+
 def record_of(
-    choice: Choice, delta: Delta, *, first: bool, scored: Sequence[Scored] = (), origin: Origin | None = None
+    choice: Choice,
+    delta: Delta,
+    *,
+    first: bool,
+    scored: Sequence[Scored] = (),
+    origin: Origin | None = None,
+    ground: Ground | None = None,
 ) -> bytes:
-    """The comment that follows the events of `delta`; `first` of its choice."""
+    """The comment that follows the events of `delta`; `first` of its choice; `origin` and `ground` of the stream."""
     last = delta.outputs[-1]
     record = Record(
         choice=choice.index,
@@ -116,6 +157,7 @@ def record_of(
         scored=list(scored),
         trace=choice.trace if choice.finish is not None else None,
         origin=origin,
+        ground=ground,
     )
     return comment(msgspec.json.encode(record))
 

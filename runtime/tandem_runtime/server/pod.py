@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 
 from tandem_contract.flags import ServeFlags
@@ -18,6 +19,7 @@ from tandem_tracing.spans import OFF, Tracing
 from tandem_runtime.core.errors import RequestError, UnknownModelError
 from tandem_runtime.engine.client import EngineClient, EngineInfo
 from tandem_runtime.engine.messages import EngineStatus, SignedTicket
+from tandem_runtime.server import continuation
 from tandem_runtime.server.auth import Clients, Tickets
 from tandem_runtime.server.errors import UnavailableError
 from tandem_runtime.server.metrics import Metrics
@@ -28,7 +30,7 @@ from tandem_runtime.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedModel:
     engine: EngineClient
     tokenizer: Tokenizer
@@ -38,6 +40,12 @@ class LoadedModel:
     @property
     def info(self) -> EngineInfo:
         return self.engine.info
+
+    @cached_property
+    def continuation(self) -> str:
+        return continuation.digest(
+            self.info, self.tokenizer, splits_reasoning=self.splits_reasoning, defaults=self.defaults
+        )
 
     def thinking_tokens(self) -> ThinkingTokens | None:
         """None where the model does not think, or its thoughts are not told from its answers."""
@@ -77,6 +85,11 @@ class Pod:
     @property
     def ready(self) -> bool:
         return self.loaded is not None and self.loaded.engine.alive and not self.draining
+
+    @property
+    def continuation(self) -> str:
+        """As in `PodStatus`."""
+        return self.loaded.continuation if self.loaded is not None else ""
 
     def observe(self, status: EngineStatus) -> None:
         """To be called with every status of the engine, in order."""
@@ -150,6 +163,7 @@ class Pod:
             incarnation=info.incarnation if info else "",
             models=self.models,
             fingerprint=info.fingerprint.digest() if info else "",
+            continuation=self.continuation,
             max_model_len=info.max_model_len if info else 0,
             page_size=info.page_size if info else 0,
             handoff_port=self.flags.handoff_port,

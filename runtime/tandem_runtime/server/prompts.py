@@ -23,8 +23,9 @@ def render_chat(
     template_kwargs: Mapping[str, Any] | None,
     enable_thinking: bool | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    now: float | None = None,
 ) -> str:
-    """The prompt as text. Raises `RequestError`."""
+    """The prompt as text, as of `now` (Unix seconds). Raises `RequestError`."""
     template = model.tokenizer.template
     if template is None:
         raise RequestError("the model has no chat template; use /v1/completions", param=messages_param)
@@ -33,7 +34,9 @@ def render_chat(
     variables = dict(template_kwargs or {})
     if enable_thinking is not None and template.switches_thinking:
         variables[THINKING_SWITCH] = enable_thinking
-    return template.render(for_template(messages), messages_param=messages_param, tools=tools, variables=variables)
+    return template.render(
+        for_template(messages), messages_param=messages_param, tools=tools, variables=variables, now=now
+    )
 
 
 async def encode_placed(model: LoadedModel, text: str) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from tandem_runtime.text import tool_calls
 from tandem_runtime.text.reasoning import OPEN
 
 THINKING_SWITCH = "enable_thinking"
-_OWN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
+_OWN_VARIABLES = {"messages", "tools", "documents", "add_generation_prompt", "strftime_now"}
 
 
 class ChatTemplate:
@@ -28,13 +29,14 @@ class ChatTemplate:
         template."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _tojson
-        environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now}
+        environment.globals |= {"raise_exception": _raise}
         try:
             variables = meta.find_undeclared_variables(environment.parse(source))
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise StartupError(f"{name}, line {error.lineno}: {error.message}") from error
         self._special_tokens = dict(special_tokens)
+        self.source = source
         self.variables = variables - _OWN_VARIABLES - set(special_tokens) - set(environment.globals)
         """What `chat_template_kwargs` may set; the template reads nothing else."""
         self.knows_tools = tool_calls.OPEN in source and "<function=" not in source
@@ -69,13 +71,17 @@ class ChatTemplate:
         messages_param: str = "messages",
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
+        now: float | None = None,
     ) -> str:
         """The prompt, up to and including the opening of the assistant's turn.
+
+        `now` in Unix seconds: for templates that tell the date.
 
         Raises `RequestError` for variables the template does not read, and for messages it refuses (which came in the
         request's field `messages_param`).
         """
         variables = variables or {}
+        moment = datetime.fromtimestamp(time.time() if now is None else now)
         for name in variables:
             if name not in self.variables:
                 known = ", ".join(sorted(self.variables)) or "none"
@@ -85,7 +91,12 @@ class ChatTemplate:
                 )
         try:
             return self._template.render(
-                **self._special_tokens, **variables, messages=messages, tools=tools, add_generation_prompt=True
+                **self._special_tokens,
+                **variables,
+                messages=messages,
+                tools=tools,
+                add_generation_prompt=True,
+                strftime_now=moment.strftime,
             )
         # A template is a program over the client's data: whatever it raises, these messages do not fit it.
         except Exception as error:
@@ -104,7 +115,3 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, *
 
 def _raise(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)

@@ -6,6 +6,7 @@ and takes longer than everything else at start-up. A test holds both to the same
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -47,8 +48,13 @@ class Tokenizer:
         self.token_bytes = TokenBytes(self._backend.id_to_token, to_bytes)
         """Every token, special ones too."""
         self._visible_bytes = TokenBytes(self._backend.id_to_token, to_bytes, hidden=special)
-        self.template = _template(Path(folder), chat_template)
+        special_tokens = _special_tokens(_config(Path(folder)))
+        self.template = _template(Path(folder), chat_template, special_tokens)
         """None for models without one."""
+        source = None if self.template is None else self.template.source
+        everything = json.dumps([self._backend.to_str(), special_tokens, source])
+        self.digest = hashlib.blake2b(everything.encode(), digest_size=16).hexdigest()
+        """Equal ones make the same prompts of the same messages, and the same text of the same tokens."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Releases the GIL; long texts belong in a thread."""
@@ -139,18 +145,20 @@ def _decoder_of(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
     return decoder
 
 
-def _template(folder: Path, override: str | None) -> ChatTemplate | None:
-    config = _config(folder)
-    special_tokens = {
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    return {
         name: token["content"] if isinstance(token, dict) else token
         for name, token in config.items()
         if name.endswith("_token") and isinstance(token, str | dict)
     }
+
+
+def _template(folder: Path, override: str | None, special_tokens: Mapping[str, str]) -> ChatTemplate | None:
     if override is not None:
         return ChatTemplate.read_override(override, special_tokens)
     if (folder / TEMPLATE_FILE).is_file():
         return ChatTemplate.read(folder / TEMPLATE_FILE, special_tokens)
-    source, name = config.get("chat_template"), f"chat_template of {folder / CONFIG_FILE}"
+    source, name = _config(folder).get("chat_template"), f"chat_template of {folder / CONFIG_FILE}"
     if isinstance(source, list):  # several, by name
         source = next((one["template"] for one in source if one["name"] == "default"), None)
     return None if source is None else ChatTemplate(source, special_tokens, name=name)
