@@ -138,6 +138,10 @@ GATEWAY = Row(
         Panel("Streams that lost their pod", "Resumed at another decode pod without the client noticing; or lost.", {
             "resumed: {{cause}}": rate(m.GATEWAY_STREAM_RESUMES, by="cause"),
             "lost: {{reason}}": rate(m.GATEWAY_STREAMS_LOST, by="reason")}, "ops"),
+        Panel("Streams without a net", "Records given up, so that the stream ends with its pod. memory: raise "
+              "--max-journal-bytes.",
+              {"{{reason}}": rate(m.GATEWAY_STREAMS_UNPROTECTED, by="reason")}, "ops", stacked=True),
+        Panel("Records of live streams", "Per gateway.", {"{{pod}}": select(m.GATEWAY_JOURNAL_BYTES)}, "bytes"),
         Panel("Prefix affinity", "Share of prompt blocks that the picked pod had.",
               {"found": share(rate(m.GATEWAY_PREFIX_BLOCKS, 'found="true"'), rate(m.GATEWAY_PREFIX_BLOCKS))},
               "percentunit", most=1),

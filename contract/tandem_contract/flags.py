@@ -184,6 +184,10 @@ class GatewayFlags:
     max_attempts: int = flag(3, help="pods tried before the first byte is sent")
     max_resumes: int = flag(16, help="times one stream may go on at another decode pod; 0: never")
     resume_timeout: float = flag(30.0, help="seconds a broken stream waits for a decode pod to go on at")
+    max_journal_bytes: int = flag(
+        256 * 1024 * 1024,
+        help="most memory for what streams need to go on elsewhere; above it the longest ones go on without a net",
+    )
     status_interval: float = flag(0.5, help="seconds between status polls of each pod")
     drain_timeout: float = flag(30.0, help="seconds in-flight answers may go on after SIGTERM")
     cors_origin: tuple[str, ...] = flag((), help="origins browsers may call from; default: none")
@@ -193,7 +197,7 @@ class GatewayFlags:
 
     def check(self) -> None:
         """Raises `FlagError` for impossible values."""
-        _at_least_one(self, "max_body_bytes", "max_in_flight", "max_attempts")
+        _at_least_one(self, "max_body_bytes", "max_in_flight", "max_attempts", "max_journal_bytes")
         _distinct_ports(self, "port", "metrics_port")
         _positive(self, "connect_timeout", "request_timeout", "stall_timeout", "status_interval")
         _not_negative(self, "drain_timeout", "resume_timeout", "max_resumes")

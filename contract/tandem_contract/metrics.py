@@ -118,8 +118,12 @@ GATEWAY_IN_FLIGHT = _gauge("gateway_requests_in_flight", "Requests in flight")
 GATEWAY_RETRIES = _counter("gateway_retries", "Attempts after the first", "reason")
 GATEWAY_STREAM_RESUMES = _counter("gateway_stream_resumes", "Streams that went on at another decode pod", "cause")
 GATEWAY_STREAMS_LOST = _counter(
-    "gateway_streams_lost", "Streams that no decode pod could go on with, or whose client took nothing", "reason"
+    "gateway_streams_lost", "Streams that had begun and ended with an error event", "reason"
 )
+GATEWAY_STREAMS_UNPROTECTED = _counter(
+    "gateway_streams_unprotected", "Streams that end with their pod, as their records were given up", "reason"
+)
+GATEWAY_JOURNAL_BYTES = _gauge("gateway_journal_bytes", "Records of live streams")
 GATEWAY_PICKS = _counter("gateway_picks", "Pods picked", "pod", "role")
 GATEWAY_TTFB = _histogram("gateway_time_to_first_byte_seconds", "Request to first body byte", LATENCY_BUCKETS_S)
 GATEWAY_SECONDS = _histogram("gateway_request_seconds", "Request to last body byte", LATENCY_BUCKETS_S)

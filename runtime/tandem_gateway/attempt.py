@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import orjson
@@ -29,9 +30,10 @@ from tandem_gateway.delivery import (
     Interrupted,
     Limits,
     Lost,
+    Source,
     cause_of,
 )
-from tandem_gateway.errors import RETRY_AFTER_S, ApiError, BadUpstream, ClientTooSlow, NoPodAvailable
+from tandem_gateway.errors import RETRY_AFTER_S, ApiError, BadUpstream, ClientTooSlow, NoPodAvailable, ShuttingDown
 from tandem_gateway.events import EventRelay, LiveRelay
 from tandem_gateway.fleet import Fleet, Picked
 from tandem_gateway.metrics import GatewayMetrics
@@ -57,81 +59,129 @@ class Attempts:
         for deadline in self._running:
             deadline.expire(error)
 
-    async def make(self, delivery: Delivery, picked: Picked) -> web.StreamResponse:
-        """Raises `AttemptFailed`, `Interrupted` and `Lost`; and `ApiError` as long as nothing was sent."""
-        with tracing.attempt_span(delivery, picked) as span:
-            delivery.attempts += 1
-            return await self._make(delivery, picked, span)
+    async def make(self, delivery: Delivery, picked: Picked, *, within: float | None = None) -> web.StreamResponse:
+        """`within`: seconds until the pod's answer must have begun.
 
-    async def _make(self, delivery: Delivery, picked: Picked, span: Span) -> web.StreamResponse:
-        pod = picked.decode
+        Raises `AttemptFailed`, `Interrupted` and `Lost`; and `ApiError` as long as nothing was sent.
+        """
+        delivery.source = None
+        with tracing.attempt_span(delivery, picked) as span, contextlib.ExitStack() as held:
+            delivery.attempts += 1
+            held.enter_context(self._fleet.occupied(picked.decode))
+
+            async def attempt(deadline: Deadline) -> web.StreamResponse:
+                upstream = await self._send(delivery, picked, span, within)
+                held.callback(upstream.close)
+                tracing.answered(span, upstream.status)
+                return await self._answered(delivery, picked, upstream, deadline, held)
+
+            return await self._watched(delivery, picked.decode, attempt)
+
+    async def go_back(self, delivery: Delivery) -> web.StreamResponse:
+        """To the parked answer. Raises `Interrupted` and `Lost`."""
+        source = delivery.unpark()
+
+        async def pass_on(deadline: Deadline) -> web.StreamResponse:
+            source.pod.answered(deadline)
+            deadline.touch()
+            return await self._pass_on(delivery, source, deadline)
+
+        with tracing.attempt_span(delivery, Picked(source.pod, None, None)), source.held:
+            return await self._watched(delivery, source.pod, pass_on)
+
+    async def _watched(
+        self, delivery: Delivery, pod: Pod, work: Callable[[Deadline], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """`work` under a deadline, which silence, time, and whatever becomes of `pod` may end."""
         deadline = Deadline(end=delivery.end, stall=self._limits.stall_timeout)
         self._running.add(deadline)
         pod.await_answer(deadline)
         try:
-            async with deadline:
-                with contextlib.ExitStack() as stack:
-                    stack.enter_context(self._fleet.occupied(pod))
-                    if delivery.wants_live:
-                        stack.enter_context(pod.movable(deadline, lambda: self._may_move(delivery)))
-                    upstream = await self._send(delivery, picked, span)
-                    try:
-                        tracing.answered(span, upstream.status)
-                        return await self._answered(delivery, picked, upstream, deadline)
-                    finally:
-                        upstream.close()
+            with pod.movable(deadline, lambda: self._may_move(delivery)):
+                async with deadline:
+                    return await work(deadline)
         except Expired as expired:
-            if isinstance(expired.error, ClientTooSlow):
-                raise Lost("slow_client", expired.error) from expired
-            cause = cause_of(expired.error)
-            if delivery.begun:
-                if cause is not None and delivery.resumable:
-                    raise Interrupted(cause, pod.key, expired.error) from expired
-                assert delivery.client is not None
-                await delivery.client.fail(expired.error)
-                return delivery.client.response
-            if cause in ("pod_down", "leaving"):
-                raise AttemptFailed(cause, expired.error) from expired
-            raise expired.error from expired
+            return self._cut_off(delivery, pod, expired)
         finally:
             pod.answered(deadline)
             self._running.discard(deadline)
 
     def _may_move(self, delivery: Delivery) -> bool:
-        return not delivery.begun or (delivery.resumable and delivery.resumes < self._limits.max_resumes)
+        """A request of which nothing was answered yet stays where it is: a pod that leaves still answers it."""
+        now = asyncio.get_running_loop().time()
+        left = delivery.resumes < self._limits.max_resumes
+        return delivery.begun and delivery.resumable and left and now >= delivery.stays_until
+
+    def _cut_off(self, delivery: Delivery, pod: Pod, expired: Expired) -> web.StreamResponse:
+        """What an attempt ends with that was cut off. Raises all that `make` does."""
+        error = expired.error
+        cause = cause_of(error)
+        if not delivery.begun:
+            if cause == "pod_down":
+                raise AttemptFailed(cause, error) from expired
+            raise error from expired
+        assert delivery.client is not None
+        if isinstance(error, ClientTooSlow):
+            raise Lost("slow_client", error) from expired
+        if delivery.journal.ended:
+            return delivery.client.response
+        if cause is None:
+            raise Lost("shutdown" if isinstance(error, ShuttingDown) else "timeout", error) from expired
+        if cause == "leaving" and delivery.source is not None:
+            delivery.park()
+        elif not delivery.resumable:
+            raise Lost("no_records", error) from expired
+        raise Interrupted(cause, pod.key, error) from expired
 
     async def _answered(
-        self, delivery: Delivery, picked: Picked, upstream: aiohttp.ClientResponse, deadline: Deadline
+        self,
+        delivery: Delivery,
+        picked: Picked,
+        upstream: aiohttp.ClientResponse,
+        deadline: Deadline,
+        held: contextlib.ExitStack,
     ) -> web.StreamResponse:
         pod = picked.decode
+        answer_headers = forwarding.to_client(upstream.headers, pods=_pods_header(picked))
         live = delivery.wants_live and upstream.headers.get(headers.STREAM) == "live"
         if delivery.begun and not live:
+            answer = await _buffered(upstream, answer_headers)
+            log.warning("a pod would not go on with a stream", extra={"fields": _refused(delivery, pod, answer)})
             raise AttemptFailed("refused", _broken())
-        answer_headers = forwarding.to_client(upstream.headers, pods=_pods_header(picked))
         if upstream.content_type != "text/event-stream":
             answer = await _buffered(upstream, answer_headers)
             delivery.call.on_begin()
             return answer
-        if delivery.begun and delivery.cause is not None:
+        client = delivery.client
+        if client is not None and client.begun:
             pod.answered(deadline)  # its headers come with the next events
+            delivery.let_go()
+            delivery.resumes += 1
             self._metrics.resumes.labels(delivery.cause).inc()
             log.info("stream resumed", extra={"fields": _resumed(delivery, pod)})
-        client = delivery.client
-        if client is None or not client.begun:
+        else:
             response = web.StreamResponse(status=upstream.status, headers=answer_headers)
             client = ClientStream(delivery.request, response, lambda: self._begin(delivery.call, pod, deadline))
             delivery.client = client
             delivery.continuation = pod.status.continuation if live and pod.status is not None else ""
         events = LiveRelay(delivery.journal) if live else EventRelay()
-        if not await relay(upstream.content, client, deadline, events):
+        return await self._pass_on(delivery, Source(pod, upstream.content, events, held), deadline)
+
+    async def _pass_on(self, delivery: Delivery, source: Source, deadline: Deadline) -> web.StreamResponse:
+        delivery.source = source
+        client = delivery.client
+        assert client is not None
+        if not await relay(source.content, client, deadline, source.events):
             if not client.begun:
                 raise AttemptFailed("broken", _broken())
-            if delivery.resumable:
-                raise Interrupted("broken", pod.key, _broken())
-            await client.fail(_broken())
+            if not delivery.resumable:
+                raise Lost("no_records", _broken())
+            raise Interrupted("broken", source.pod.key, _broken())
         return client.response
 
-    async def _send(self, delivery: Delivery, picked: Picked, span: Span) -> aiohttp.ClientResponse:
+    async def _send(
+        self, delivery: Delivery, picked: Picked, span: Span, within: float | None
+    ) -> aiohttp.ClientResponse:
         call, pod = delivery.call, picked.decode
         raw, stream = self._body(delivery)
         tickets = self._sign(call, picked)
@@ -141,13 +191,14 @@ class Attempts:
         # aiohttp writes bytes in one go, which for large ones would hold up every other stream.
         body = io.BytesIO(raw) if len(raw) > _LARGE_BODY_BYTES else raw
         try:
-            upstream = await pod.session.request(
-                call.method,
-                pod.url.join(URL(call.path, encoded=True)),
-                headers=sent,
-                data=body or None,
-                allow_redirects=False,
-            )
+            async with asyncio.timeout(within):
+                upstream = await pod.session.request(
+                    call.method,
+                    pod.url.join(URL(call.path, encoded=True)),
+                    headers=sent,
+                    data=body or None,
+                    allow_redirects=False,
+                )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 pod.avoid(f"connect: {error}")
@@ -156,6 +207,8 @@ class Attempts:
             raise AttemptFailed("connect", NoPodAvailable("The picked pod could not be reached.")) from error
         except aiohttp.ClientError as error:
             raise AttemptFailed("broken", _broken()) from error
+        except TimeoutError as error:
+            raise AttemptFailed("slow", NoPodAvailable("The picked pod has no room yet.")) from error
         if upstream.status == 503:
             span.set({"http.response.status_code": 503})
             refusal = await _buffered(upstream, forwarding.to_client(upstream.headers, pods=_pods_header(picked)))
@@ -233,6 +286,11 @@ def _resumed(delivery: Delivery, pod: Pod) -> dict[str, object]:
         "cause": delivery.cause,
         "records": delivery.journal.length,
     }
+
+
+def _refused(delivery: Delivery, pod: Pod, answer: web.Response) -> dict[str, object]:
+    said = bytes(answer.body)[:500].decode(errors="replace") if answer.body else ""  # type: ignore[arg-type]
+    return {"request_id": delivery.call.request_id, "pod": pod.key, "status": answer.status, "answer": said}
 
 
 def _pods_header(picked: Picked) -> str:

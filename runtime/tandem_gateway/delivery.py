@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import aiohttp
 from aiohttp import web
 from multidict import CIMultiDictProxy
 from tandem_tracing.spans import Span
 
 from tandem_gateway.errors import ApiError, BadUpstream, PodLeaving, Stalled
+from tandem_gateway.events import EventRelay, LiveRelay
 from tandem_gateway.journal import Journal
+from tandem_gateway.pod import Pod
 from tandem_gateway.prompt import Prompt
 from tandem_gateway.relay import ClientStream
 
@@ -26,12 +30,13 @@ MAX_BARREN_DEATHS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Seconds, but for `max_attempts` and `max_resumes`."""
+    """Seconds, but for `max_attempts`, `max_resumes` and `max_journal_bytes`."""
 
     request_timeout: float
     stall_timeout: float
     max_attempts: int
     max_resumes: int
+    max_journal_bytes: int
     resume_timeout: float
 
 
@@ -85,6 +90,17 @@ class Lost(Exception):
         self.error = error
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A pod's answer, open."""
+
+    pod: Pod
+    content: aiohttp.StreamReader
+    events: EventRelay | LiveRelay
+    held: ExitStack
+    """The connection, and whatever else the answer occupies."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Delivery:
     call: Call
@@ -93,8 +109,12 @@ class Delivery:
     """In the loop's time."""
     end: float
     wants_live: bool
+    journal: Journal
     client: ClientStream | None = None
-    journal: Journal = field(default_factory=Journal)
+    source: Source | None = None
+    """What this attempt passes on; None until it does."""
+    parked: Source | None = None
+    """The answer of a pod that leaves, kept until another pod goes on."""
     continuation: str = ""
     """Of the pods that can go on with the stream; empty: none can."""
     cause: Cause | None = None
@@ -102,6 +122,10 @@ class Delivery:
     attempts: int = 0
     """Begun so far."""
     resumes: int = 0
+    refused_by: frozenset[str] = frozenset()
+    """Keys of pods that would not go on with the stream."""
+    stays_until: float = 0.0
+    """In the loop's time: no other pod took the stream lately."""
     barren_deaths: int = 0
     _seen: int = 0
 
@@ -121,8 +145,20 @@ class Delivery:
             self.barren_deaths = 0
         elif cut.cause in ("broken", "pod_down"):
             self.barren_deaths += 1
-        self.resumes += 1
         self.cause = cut.cause
+
+    def park(self) -> None:
+        assert self.source is not None
+        self.parked = replace(self.source, held=self.source.held.pop_all())
+
+    def unpark(self) -> Source:
+        assert self.parked is not None
+        source, self.parked = self.parked, None
+        return source
+
+    def let_go(self) -> None:
+        if self.parked is not None:
+            self.unpark().held.close()
 
 
 def cause_of(error: ApiError) -> Cause | None:

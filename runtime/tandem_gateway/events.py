@@ -63,12 +63,13 @@ class LiveRelay:
         """Of an unfinished event."""
         self._amid_event = False
         """Whether the beginning of that event has gone on already."""
+        self._ready = b""
         self._records: list[bytes] = []
         self._complete = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """The events that may go on now. Once they are about to, `commit`."""
-        ready: list[bytes] = []
+        """The events that may go on now. Once they are about to, `commit`: until then they are returned again."""
+        ready = [self._ready]
         looked_through = max(0, len(self._rest) - 1)
         self._rest += chunk
         while (end := self._rest.find(END, looked_through)) >= 0:
@@ -82,7 +83,7 @@ class LiveRelay:
                 self._group_bytes += len(block)
             self._amid_event = False
         if self._group_bytes + len(self._rest) > MAX_HELD_BYTES:
-            self._journal.give_up()
+            self._journal.give_up("event")
         if self._journal.lost:
             self._take_group(ready)
             if len(self._rest) > MAX_HELD_BYTES:
@@ -90,12 +91,12 @@ class LiveRelay:
                 ready.append(bytes(self._rest[:-1]))
                 del self._rest[:-1]
                 self._amid_event = True
-        return b"".join(ready)
+        self._ready = b"".join(ready)
+        return self._ready
 
     def _on_record(self, block: bytes, ready: list[bytes]) -> None:
         self._take_group(ready)
         self._complete = block == live_stream.END
-        self._journal.ended = self._complete
         if not self._complete:
             self._records.append(block[1 : -len(END)])
 
@@ -106,9 +107,12 @@ class LiveRelay:
 
     def commit(self) -> None:
         """What `feed` returned is on its way."""
+        self._ready = b""
         for record in self._records:
             self._journal.add(record)
         self._records.clear()
+        if self._complete:
+            self._journal.end()
 
     def end(self) -> tuple[bytes, bool]:
         """As `EventRelay.end`; a group without its record is not sent."""

@@ -94,6 +94,7 @@ async def serving(
         stall_timeout=flags.stall_timeout,
         max_attempts=flags.max_attempts,
         max_resumes=flags.max_resumes,
+        max_journal_bytes=flags.max_journal_bytes,
         resume_timeout=flags.resume_timeout,
     )
     proxy = Proxy(fleet, tickets, limits, metrics)

@@ -15,6 +15,8 @@ class GatewayMetrics:
         self.retries = self._counter(names.GATEWAY_RETRIES)
         self.resumes = self._counter(names.GATEWAY_STREAM_RESUMES)
         self.lost = self._counter(names.GATEWAY_STREAMS_LOST)
+        self.unprotected = self._counter(names.GATEWAY_STREAMS_UNPROTECTED)
+        self.journal_bytes = self._gauge(names.GATEWAY_JOURNAL_BYTES)
         self.picks = self._counter(names.GATEWAY_PICKS)
         self.ttfb = self._histogram(names.GATEWAY_TTFB)
         self.seconds = self._histogram(names.GATEWAY_SECONDS)

@@ -107,14 +107,13 @@ class Pod:
             del self._movable[deadline]
 
     def can_take_over(self, status: PodStatus) -> bool:
-        """Whether streams of a pod of this status can go on here with the same text."""
+        """Whether streams of a pod of this status would go on here with the same text, if there is room."""
         own = self.status
         return (
             self.state == "ready"
             and own is not None
             and own.role != "prefill"
             and own.continuation == status.continuation != ""
-            and own.models == status.models
         )
 
     def move_streams(self) -> None:

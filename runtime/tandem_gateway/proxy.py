@@ -12,6 +12,7 @@ from tandem_gateway.attempt import Attempts, TicketKeys
 from tandem_gateway.delivery import AttemptFailed, Call, Delivery, Interrupted, Limits, Lost
 from tandem_gateway.errors import ApiError, ModelNotFound, NoPodAvailable, ShuttingDown
 from tandem_gateway.fleet import Fleet, Picked
+from tandem_gateway.journal import Journals
 from tandem_gateway.metrics import GatewayMetrics
 from tandem_gateway.prompt import Prompt
 from tandem_gateway.resume import Resumption
@@ -31,7 +32,9 @@ class Proxy:
         self._budget = RetryBudget(time.monotonic())
         self._stopping = asyncio.Event()
         self._attempts = Attempts(fleet, tickets, limits, metrics)
-        self._resumption = Resumption(fleet, self._attempts.make, limits, self._stopping)
+        self._resumption = Resumption(fleet, self._attempts, limits, self._stopping)
+        self._journals = Journals(limits.max_journal_bytes, lambda reason: metrics.unprotected.labels(reason).inc())
+        metrics.journal_bytes.set_function(lambda: self._journals.size)
 
     def cut_off(self) -> None:
         """Ends every answer in flight, streams with an error event."""
@@ -43,29 +46,38 @@ class Proxy:
         self._budget.deposit()
         now = asyncio.get_running_loop().time()
         live = self._tickets is not None and self._limits.max_resumes > 0 and call.prompt.stream and call.wants_prefill
-        delivery = Delivery(
-            call=call, request=request, started=now, end=now + self._limits.request_timeout, wants_live=live
-        )
-        try:
+        with self._journals.open() as journal:
+            delivery = Delivery(
+                call=call,
+                request=request,
+                started=now,
+                end=now + self._limits.request_timeout,
+                wants_live=live,
+                journal=journal,
+            )
             try:
-                return await self._begin(delivery)
-            except Interrupted as cut:
-                return await self._resumption.go_on(delivery, cut)
-        except Lost as lost:
-            assert delivery.client is not None
-            self._metrics.lost.labels(lost.reason).inc()
-            await delivery.client.fail(lost.error)
-            return delivery.client.response
-        finally:
-            if delivery.client is not None and delivery.client.failure is not None:
-                tracing.fail(call.span, delivery.client.failure)
+                return await self._deliver(delivery)
+            except Lost as lost:
+                assert delivery.client is not None
+                self._metrics.lost.labels(lost.reason).inc()
+                tracing.fail(call.span, lost.error)
+                await delivery.client.fail(lost.error)
+                return delivery.client.response
+            finally:
+                delivery.let_go()
+
+    async def _deliver(self, delivery: Delivery) -> web.StreamResponse:
+        try:
+            return await self._begin(delivery)
+        except Interrupted as cut:
+            return await self._resumption.go_on(delivery, cut)
 
     async def _begin(self, delivery: Delivery) -> web.StreamResponse:
         tried: frozenset[str] = frozenset()
         failure: AttemptFailed | None = None
         deaths = 0
         for _ in range(self._limits.max_attempts):
-            if failure is not None and failure.reason != "leaving" and not self._budget.withdraw(time.monotonic()):
+            if failure is not None and not self._budget.withdraw(time.monotonic()):
                 break
             picked = self._pick(delivery.call, tried, failure)
             if picked is None:

@@ -24,8 +24,6 @@ class ClientStream:
         self.response = response
         self._on_begin = on_begin
         self.begun = False
-        self.failure: ApiError | None = None
-        """What the stream ended with, where that was an error event of ours."""
 
     async def begin(self) -> None:
         if not self.begun:
@@ -40,7 +38,6 @@ class ClientStream:
 
     async def fail(self, error: ApiError) -> None:
         """Ends a stream that has begun with an error event; a client that takes no bytes is dropped."""
-        self.failure = error
         try:
             async with asyncio.timeout(FAREWELL_TIMEOUT_S):
                 await self.send(error.event())
@@ -53,8 +50,16 @@ class ClientStream:
 async def relay(
     source: aiohttp.StreamReader, client: ClientStream, deadline: Deadline, events: EventRelay | LiveRelay
 ) -> bool:
-    """True when the stream was complete, whatever became of its pod then; False when the pod broke it off."""
+    """True when the stream was complete, whatever became of its pod then; False when the pod broke it off.
+
+    Where it was cancelled it can be called again with the same `source` and `events`, and goes on.
+    """
+    chunk = b""
     while True:
+        if whole := events.feed(chunk):
+            await client.begin()
+            events.commit()
+            await deadline.clients_turn(client.send(whole))
         try:
             chunk = await source.readany()
         except aiohttp.ClientError:
@@ -62,10 +67,6 @@ async def relay(
         if not chunk:
             break
         deadline.touch()
-        if whole := events.feed(chunk):
-            await client.begin()
-            events.commit()
-            await deadline.clients_turn(client.send(whole))
     rest, complete = events.end()
     if rest:
         await client.begin()

@@ -1,29 +1,31 @@
-"""A stream whose pod is lost goes on at another one (ADR 0006): which, for how long, and when to give up."""
+"""A stream whose pod is lost, or leaves, goes on at another one (ADR 0006): which, for how long, when to give up."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import logging
 
 from aiohttp import web
 
+from tandem_gateway.attempt import Attempts
 from tandem_gateway.delivery import MAX_BARREN_DEATHS, AttemptFailed, Delivery, Interrupted, Limits, Lost
 from tandem_gateway.errors import NoPodAvailable, ShuttingDown
-from tandem_gateway.fleet import Fleet, Picked
+from tandem_gateway.fleet import Fleet
+
+log = logging.getLogger(__name__)
 
 RESUME_PAUSE_S = 0.2
 """Between two looks for a pod that can go on with a stream."""
-
-Attempt = Callable[[Delivery, Picked], Awaitable[web.StreamResponse]]
-"""`Attempts.make`."""
+MOVE_AGAIN_S = 2.0
+"""A stream that no other pod took stays for so long before they are asked again: each time its client waits."""
 
 
 class Resumption:
-    def __init__(self, fleet: Fleet, attempt: Attempt, limits: Limits, stopping: asyncio.Event) -> None:
+    def __init__(self, fleet: Fleet, attempts: Attempts, limits: Limits, stopping: asyncio.Event) -> None:
         """`stopping`: set when the gateway ends."""
         self._fleet = fleet
-        self._attempt = attempt
+        self._attempts = attempts
         self._limits = limits
         self._stopping = stopping
 
@@ -31,39 +33,58 @@ class Resumption:
         """Until the stream ends. Raises `Lost` when it must end early."""
         while True:
             delivery.interrupted(cut)
-            if delivery.resumes > self._limits.max_resumes:
-                raise Lost("limit", cut.error)
             try:
-                return await self._at_another_pod(delivery, cut)
+                return await self._somewhere(delivery, cut)
             except Interrupted as again:
                 cut = again
 
+    async def _somewhere(self, delivery: Delivery, cut: Interrupted) -> web.StreamResponse:
+        """At another pod, or at its own where that has not let go of it. Raises `Interrupted` and `Lost`."""
+        try:
+            return await self._at_another_pod(delivery, cut)
+        except Lost as lost:
+            if delivery.parked is None or self._stopping.is_set():
+                raise
+            fields = {"request_id": delivery.call.request_id, "pod": delivery.parked.pod.key, "reason": lost.reason}
+            log.info("stream stays at its leaving pod", extra={"fields": fields})
+        delivery.stays_until = asyncio.get_running_loop().time() + MOVE_AGAIN_S
+        return await self._attempts.go_back(delivery)
+
     async def _at_another_pod(self, delivery: Delivery, cut: Interrupted) -> web.StreamResponse:
-        """Tries every pod again and again until one goes on, for a bounded time. Raises `Interrupted` and `Lost`."""
+        """Tries every pod again and again until one goes on, for a bounded time; where the stream's own pod still has
+        it, once. Raises `Interrupted` and `Lost`."""
         loop = asyncio.get_running_loop()
         give_up_at = min(delivery.end, loop.time() + self._limits.resume_timeout)
         avoid = frozenset({cut.key})
-        while loop.time() < give_up_at:
+        while (left := give_up_at - loop.time()) > 0:
             if self._stopping.is_set():
                 raise Lost("shutdown", ShuttingDown())
+            if not delivery.resumable:
+                raise Lost("no_records", cut.error)
+            if delivery.resumes >= self._limits.max_resumes:
+                raise Lost("limit", cut.error)
             if delivery.barren_deaths >= MAX_BARREN_DEATHS:
                 raise Lost("deaths", cut.error)
             picked = self._fleet.pick(
                 delivery.call.prompt,
                 wants_prefill=delivery.call.wants_prefill,
-                exclude=avoid,
+                exclude=avoid | delivery.refused_by,
                 continuation=delivery.continuation,
             )
             if picked is None:
+                if delivery.parked is not None:
+                    break
+                if delivery.refused_by and not avoid:
+                    raise Lost("refused", cut.error)
                 avoid = frozenset()  # the pod may be back, or have room again
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), RESUME_PAUSE_S)
                 continue
             try:
-                return await self._attempt(delivery, picked)
+                return await self._attempts.make(delivery, picked, within=left if delivery.parked else None)
             except AttemptFailed as failed:
                 avoid |= {picked.decode.key}
                 delivery.barren_deaths += failed.pod_may_have_died_of_it
                 if failed.reason == "refused":
-                    raise Lost("refused", cut.error) from failed
+                    delivery.refused_by |= {picked.decode.key}
         raise Lost("no_pod", NoPodAvailable(f"{cut.error.message} No other one could go on."))

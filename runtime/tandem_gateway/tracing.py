@@ -31,8 +31,6 @@ def attempt_span(delivery: Delivery, picked: Picked) -> Iterator[Span]:
     span = delivery.call.span.child("resume" if delivery.begun else "attempt", _attributes(delivery, picked))
     try:
         yield span
-        if delivery.client is not None and delivery.client.failure is not None:
-            fail(span, delivery.client.failure)
     except AttemptFailed as error:
         span.fail(error.reason)
         raise

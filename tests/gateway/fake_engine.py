@@ -129,7 +129,7 @@ class FakeEngine:
                 await self.hold.wait()
             if self.answer is not None:
                 return web.Response(status=self.answer.status, body=self.answer.body, headers=self.answer.headers)
-            if request.method == "POST" and json.loads(body).get("stream"):
+            if request.method == "POST" and self._streams(request, json.loads(body)):
                 return await self._stream(request)
             if self.die_after is not None:
                 assert request.transport is not None
@@ -138,6 +138,9 @@ class FakeEngine:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+    def _streams(self, request: web.Request, body: Any) -> bool:
+        return bool(body.get("stream"))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Engine": "fake"})

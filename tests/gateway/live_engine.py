@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 from gateway.fake_engine import FakeEngine, word
@@ -20,7 +21,9 @@ class LiveEngine(FakeEngine):
     cut_at_end: bool = False
     """Whether the connection breaks as soon as all is said."""
     freeze_after: int | None = None
-    """Words of its own after which a stream falls silent until `thawed`."""
+    """Words of its own after which a stream falls silent, in the middle of a group, until `thawed`."""
+    break_thawed: bool = False
+    """Whether such a stream breaks off then."""
     resumed_from: list[int] = field(default_factory=list)
     """Records that came with each resumed stream."""
     resumed_in: list[str] = field(default_factory=list)
@@ -49,10 +52,17 @@ class LiveEngine(FakeEngine):
                 assert request.transport is not None
                 request.transport.close()
                 return response
+            group = word(index) + comment(str(index).encode())
             if own == self.freeze_after:
+                await response.write(group[:-3])
+                group = group[-3:]
                 self.frozen.set()
                 await self.thawed.wait()
-            await response.write(word(index) + comment(str(index).encode()))
+                if self.break_thawed:
+                    assert request.transport is not None
+                    request.transport.close()
+                    return response
+            await response.write(group)
             if self.interval:
                 await asyncio.sleep(self.interval)
         await response.write(b"data: [DONE]\n\n" + END)
@@ -61,7 +71,5 @@ class LiveEngine(FakeEngine):
             request.transport.close()
         return response
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get(headers.STREAM) == "resume" and self.answer is None:
-            return await self._stream(request)
-        return await super()._answer(request)
+    def _streams(self, request: web.Request, body: Any) -> bool:
+        return request.headers.get(headers.STREAM) == "resume" or super()._streams(request, body)

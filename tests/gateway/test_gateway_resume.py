@@ -17,6 +17,7 @@ from tandem_contract import headers
 
 RESUMES = "tandem_gateway_stream_resumes_total"
 LOST = "tandem_gateway_streams_lost_total"
+UNPROTECTED = "tandem_gateway_streams_unprotected_total"
 
 
 @pytest.fixture
@@ -110,6 +111,153 @@ async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> No
         assert (await asking).body == stream_bytes(30)
         assert await resumes(client, "leaving") == 1
         await asyncio.wait_for(first.cancelled.wait(), 20)
+
+
+def refusing(status: int, code: str) -> web.Response:
+    return web.json_response({"error": {"message": "no", "code": code}}, status=status)
+
+
+@pytest.mark.parametrize(
+    ("code", "refusal"), [(409, "other_answer"), (400, "invalid_request"), (503, "engine_overloaded"), (503, "queue")]
+)
+async def test_a_stream_that_no_other_pod_takes_stays_at_its_draining_pod(
+    keys: dict[str, str], code: int, refusal: str
+) -> None:
+    """Its pod was let go of first, and the stream was lost although the pod would have ended it."""
+    first = LiveEngine(words=30, freeze_after=4)
+    second = LiveEngine(status("spare", ready=False), words=30, answer=refusing(code, refusal))
+    if refusal == "queue":
+        second.answer, second.hold = None, asyncio.Event()
+    async with first, second, gateway_before(first, second, resume_timeout=0.3, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        second.status = status("spare")
+        first.status = status(draining=True, ready=False)
+        await asyncio.wait_for(second.arrived.wait(), 20)
+        assert not first.cancelled.is_set()
+        first.thawed.set()
+        answer = await asyncio.wait_for(asking, 20)
+        assert answer.body == stream_bytes(30)
+        assert second.resumed_from == []
+        assert await resumes(client, "leaving") == 0
+        assert await client.metric(LOST) == 0
+
+
+async def test_a_draining_pods_stream_is_offered_again(keys: dict[str, str]) -> None:
+    """The other pod was full at first."""
+    first = LiveEngine(words=30, freeze_after=4)
+    second = LiveEngine(status("spare", ready=False), words=30, answer=refusing(503, "engine_overloaded"))
+    async with first, second, gateway_before(first, second, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        second.status = status("spare")
+        first.status = status(draining=True, ready=False)
+        await asyncio.wait_for(second.arrived.wait(), 20)
+        second.answer = None
+        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
+        assert second.resumed_from == [4]
+        assert await resumes(client, "leaving") == 1
+        await asyncio.wait_for(first.cancelled.wait(), 20)
+
+
+async def test_a_draining_pods_stream_goes_past_a_pod_that_refuses_it(keys: dict[str, str]) -> None:
+    first = LiveEngine(words=30, freeze_after=4)
+    fleet = [LiveEngine(status(name, ready=False), words=30) for name in ("refuses", "takes")]
+    fleet[0].answer = refusing(409, "other_answer")
+    async with first, fleet[0], fleet[1], gateway_before(first, *fleet, strategy="RoundRobin", **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        fleet[0].status = status("refuses")
+        first.status = status(draining=True, ready=False)
+        await asyncio.wait_for(fleet[0].arrived.wait(), 20)
+        fleet[1].status = status("takes")
+        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
+        assert fleet[1].resumed_from == [4]
+        assert len(fleet[0].posts()) == 1, "one that has refused a stream is not asked again"
+
+
+async def test_a_pod_that_dies_while_another_is_asked_loses_its_stream_to_it(keys: dict[str, str]) -> None:
+    first = LiveEngine(words=30, freeze_after=4, break_thawed=True)
+    second = LiveEngine(status("spare", ready=False), words=30, hold=asyncio.Event())
+    async with first, second, gateway_before(first, second, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        second.status = status("spare")
+        first.status = status(draining=True, ready=False)
+        await asyncio.wait_for(second.arrived.wait(), 20)
+        first.thawed.set()
+        assert second.hold is not None
+        second.hold.set()
+        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
+        assert second.resumed_from == [4]
+
+
+async def test_a_request_without_an_answer_yet_stays_at_its_draining_pod(keys: dict[str, str]) -> None:
+    """It was taken away from the pod that had it in its queue, and answered with a 502 as no other had room."""
+    first, full = LiveEngine(words=30, hold=asyncio.Event()), LiveEngine(status("full", ready=False))
+    full.answer = refusing(503, "engine_overloaded")
+    async with first, full, gateway_before(first, full, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.arrived.wait()
+        full.status = status("full")
+        first.status = status(draining=True, ready=False)
+        await eventually(lambda: _draining(client))
+        assert first.hold is not None
+        first.hold.set()
+        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
+
+
+async def test_a_broken_stream_that_one_pod_refuses_goes_on_at_another(keys: dict[str, str]) -> None:
+    """The first refusal ended it, whoever else there was."""
+    first = LiveEngine(words=30, freeze_after=4, break_thawed=True)
+    fleet = [LiveEngine(status(name, ready=False), words=30) for name in ("refuses", "takes")]
+    fleet[0].answer = refusing(409, "other_answer")
+    async with first, fleet[0], fleet[1], gateway_before(first, *fleet, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        first.answer = refusing(503, "engine_overloaded")
+        fleet[0].status = status("refuses")
+        await eventually(lambda: _ready(client, 2))
+        first.thawed.set()
+        await asyncio.wait_for(fleet[0].arrived.wait(), 20)
+        fleet[1].status = status("takes")
+        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
+        assert fleet[1].resumed_from == [4]
+
+
+async def test_a_broken_stream_that_every_pod_refuses_ends_soon(keys: dict[str, str]) -> None:
+    first = LiveEngine(words=30, freeze_after=4, break_thawed=True)
+    async with first, gateway_before(first, resume_timeout=60.0, **keys) as client:
+        asking = asyncio.create_task(client.chat(stream=True))
+        await first.frozen.wait()
+        first.answer = refusing(409, "other_answer")
+        first.thawed.set()
+        answer = await asyncio.wait_for(asking, 20)
+        assert b'"code":"pod_failed"' in answer.body
+        assert await client.metric(f'{LOST}{{reason="refused"}}') == 1
+
+
+async def test_with_too_many_records_the_longest_stream_loses_its_net(keys: dict[str, str]) -> None:
+    """Eight megabytes of each of four thousand streams were no bound at all."""
+    long = LiveEngine(words=200, freeze_after=120, break_thawed=True)
+    async with long, gateway_before(long, max_journal_bytes=400, max_resumes=1, **keys) as client:
+        first = asyncio.create_task(client.chat(stream=True))
+        await long.frozen.wait()
+        long.frozen.clear()
+        long.freeze_after = 40
+        second = asyncio.create_task(client.chat(stream=True))
+        await long.frozen.wait()
+        assert await client.metric(f'{UNPROTECTED}{{reason="memory"}}') == 1
+        assert await client.metric("tandem_gateway_journal_bytes") == len(",".join(map(str, range(40))))
+        long.thawed.set()
+        one, other = await asyncio.wait_for(asyncio.gather(first, second), 20)
+        shown, _, error = one.body.partition(b'data: {"error"')
+        assert stream_bytes(200).startswith(shown)
+        assert b'"code":"pod_failed"' in error
+        assert await client.metric(f'{LOST}{{reason="no_records"}}') == 1
+        assert long.resumed_from == [40]
+        assert other.body.startswith(stream_bytes(41)[: -len(b"data: [DONE]\n\n")])
+        assert await client.metric("tandem_gateway_journal_bytes") == 0
 
 
 async def test_a_resumed_stream_outlives_its_pods_listing(keys: dict[str, str]) -> None:
@@ -210,6 +358,10 @@ async def test_max_resumes_zero_asks_for_no_live_streams(keys: dict[str, str]) -
 
 async def _draining(client: Client) -> bool:
     return await client.metric('tandem_gateway_pods{role="decode",state="draining"}') == 1
+
+
+async def _ready(client: Client, count: int) -> bool:
+    return await client.metric('tandem_gateway_pods{role="decode",state="ready"}') == count
 
 
 async def _resumed(client: Client) -> bool:
