@@ -11,7 +11,7 @@ SIGNATURE = "X-Tandem-Signature"
 STREAM = "X-Tandem-Stream"
 """`live` or `resume`, from a gateway only (see `live_stream`)."""
 PODS = "X-Tandem-Pods"
-"""Answer header of the gateway: `decode=HOST:PORT; prefill=HOST:PORT`."""
+"""Answer header of the gateway: `decode=POD; prefill=POD`, by name."""
 TIMING = "X-Tandem-Timing"
 """Request header; when `1` the final chunk or body carries a `tandem` object (see `handoff.RequestTrace`)."""
 

@@ -294,5 +294,5 @@ def _refused(delivery: Delivery, pod: Pod, answer: web.Response) -> dict[str, ob
 
 
 def _pods_header(picked: Picked) -> str:
-    pods = f"decode={picked.decode.key}"
-    return pods + (f"; prefill={picked.prefill.key}" if picked.prefill else "")
+    pods = f"decode={picked.decode.name}"
+    return pods + (f"; prefill={picked.prefill.name}" if picked.prefill else "")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from tandem_contract.status import Role
+from yarl import URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,13 @@ class Endpoint:
     """Expected; once the pod answers, its own status counts."""
     leaving: bool = False
     """Being deleted: finishes what it has, takes nothing new."""
+
+
+def by_address(endpoints: Iterable[Endpoint]) -> dict[str, Endpoint]:
+    """One for each host and port. Of several, as when a pod has got the address of one that is not quite gone, the one
+    that stays counts."""
+    staying_last = sorted(endpoints, key=lambda endpoint: (not endpoint.leaving, endpoint.url, endpoint.role))
+    return {URL(endpoint.url).authority: endpoint for endpoint in staying_last}
 
 
 Update = Callable[[frozenset[Endpoint]], None]

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 from tandem_contract.status import STATUS_PATH, PodStatus
 
-from tandem_gateway.endpoints import Endpoint, Endpoints
+from tandem_gateway.endpoints import Endpoint, Endpoints, by_address
 from tandem_gateway.metrics import GatewayMetrics
 from tandem_gateway.pod import Pod, is_gone
 from tandem_gateway.prompt import Prompt
@@ -134,15 +134,14 @@ class Fleet:
         return pod
 
     def _update(self, endpoints: frozenset[Endpoint]) -> None:
-        wanted = {endpoint.url: endpoint for endpoint in endpoints}
-        known = {pod.endpoint.url: pod for pod in self._pods.values()}
-        for url, pod in known.items():
-            if url in wanted:
-                pod.endpoint = wanted[url]
+        wanted = by_address(endpoints)
+        for key, pod in list(self._pods.items()):
+            if key in wanted:
+                pod.endpoint = wanted[key]
             else:
                 self._remove(pod)
-        for url in sorted(wanted.keys() - known.keys()):
-            self._add(wanted[url])
+        for key in sorted(wanted.keys() - self._pods.keys()):
+            self._add(wanted[key])
 
     def _add(self, endpoint: Endpoint) -> None:
         # limit=0: aiohttp's default of 100 connections would queue requests behind a slow pod's streams.

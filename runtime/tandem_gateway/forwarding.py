@@ -41,11 +41,7 @@ def to_pod(
 
     `stream`: headers of a live stream; `trace`: where in a trace the pod's work belongs, instead of the client's word.
     """
-    sent = CIMultiDict(
-        (name, value)
-        for name, value in client.items()
-        if _allowed(name.lower(), _NOT_TO_POD, client) or name.lower() == headers.TIMING.lower()
-    )
+    sent = _passed_on(client, _NOT_TO_POD, headers.TIMING.lower())
     sent[headers.REQUEST_ID] = request_id
     if tickets:
         sent[headers.TICKET] = ",".join(tickets)
@@ -58,11 +54,18 @@ def to_pod(
 
 
 def to_client(pod: CIMultiDictProxy[str], *, pods: str) -> CIMultiDict[str]:
-    sent = CIMultiDict((name, value) for name, value in pod.items() if _allowed(name.lower(), _NOT_TO_CLIENT, pod))
+    """`pods`: names, as `headers.PODS` has them."""
+    sent = _passed_on(pod, _NOT_TO_CLIENT)
     sent[headers.PODS] = pods
     return sent
 
 
-def _allowed(name: str, dropped: frozenset[str], among: Mapping[str, str]) -> bool:
-    named_hop = name in among.get("Connection", "").lower().replace(" ", "").split(",")
-    return name not in dropped and not named_hop and not name.startswith(headers.INTERNAL_PREFIX)
+def _passed_on(given: CIMultiDictProxy[str], dropped: frozenset[str], *allowed: str) -> CIMultiDict[str]:
+    """Without `dropped`, what a `Connection` header names (there may be several), and our own, but for `allowed`."""
+    of_this_hop = {name.strip().lower() for line in given.getall("Connection", ()) for name in line.split(",")}
+    return CIMultiDict(
+        (name, value)
+        for name, value in given.items()
+        if (lower := name.lower()) in allowed
+        or not (lower in dropped or lower in of_this_hop or lower.startswith(headers.INTERNAL_PREFIX))
+    )

@@ -55,6 +55,11 @@ class Pod:
         self._tokens_since_poll = 0
 
     @property
+    def name(self) -> str:
+        """Its own; no address, and so fit for clients."""
+        return self.status.name if self.status is not None else "unknown"
+
+    @property
     def state(self) -> State:
         if self._down or self.status is None:
             return "down"

@@ -109,6 +109,11 @@ class FakeEngine:
     def key(self) -> str:
         return self.url.removeprefix("http://")
 
+    @property
+    def name(self) -> str:
+        """Of its own, where the status names none."""
+        return f"pod-{self.url.rpartition(':')[2]}" if self.status.name == "pod" else self.status.name
+
     def posts(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.startswith(("/v1/", "/tokenize", "/detokenize"))]
 
@@ -117,7 +122,7 @@ class FakeEngine:
             await self.hold_status.wait()
         if self.status_body is not None:
             return web.Response(body=self.status_body, content_type="application/json")
-        return web.json_response(self.status.to_json())
+        return web.json_response(self.status.to_json() | {"name": self.name})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

@@ -44,7 +44,7 @@ async def test_a_stream_outlives_its_pods_listing(goes: str) -> None:
                 endpoints.set(other, leaving=(held,) if goes == "leaving" else ())
                 await _pods(client, "ready", 1)
                 for _ in range(3):
-                    assert (await client.chat()).headers[headers.PODS] == f"decode={other.key}"
+                    assert (await client.chat()).headers[headers.PODS] == f"decode={other.name}"
                 assert held.hold_after_first is not None
                 held.hold_after_first.set()
                 assert first + await answer.read() == stream_bytes(held.words)
@@ -61,7 +61,7 @@ async def test_a_request_that_waits_at_a_removed_pod_goes_elsewhere() -> None:
             endpoints.set(held, other)
             await _pods(client, "ready", 2)
             endpoints.set(other)
-            assert (await asking).headers[headers.PODS] == f"decode={other.key}"
+            assert (await asking).headers[headers.PODS] == f"decode={other.name}"
             await asyncio.wait_for(held.cancelled.wait(), 5)
 
 
@@ -93,4 +93,4 @@ async def test_late_polls_end_no_answer_that_still_comes() -> None:
         assert engine.hold is not None
         engine.hold.set()
         answer = await asking
-        assert (answer.status, answer.headers[headers.PODS]) == (200, f"decode={engine.key}")
+        assert (answer.status, answer.headers[headers.PODS]) == (200, f"decode={engine.name}")

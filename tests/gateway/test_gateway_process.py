@@ -76,7 +76,7 @@ async def test_a_frozen_pod_holds_up_nobody(tmp_path: Path) -> None:
                         return answer.status, time.monotonic() - began, answer.headers["X-Tandem-Pods"]
 
                 answers = await asyncio.gather(*(ask() for _ in range(20)))
-                assert {(status, pods) for status, _, pods in answers} == {(200, f"decode={live.key}")}
+                assert {(status, pods) for status, _, pods in answers} == {(200, f"decode={live.name}")}
                 assert sorted(seconds for _, seconds, _ in answers)[9] < 1.0, "half of them never saw the frozen pod"
                 assert max(seconds for _, seconds, _ in answers) < 15.0
                 frozen.send_signal(signal.SIGCONT)

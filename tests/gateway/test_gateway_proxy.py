@@ -105,7 +105,8 @@ async def test_a_client_cannot_speak_our_headers(key_file: str) -> None:
         assert sent[headers.TIMING] == "1"
         assert sent[headers.REQUEST_ID] == answer.headers[headers.REQUEST_ID] == signed.request_id == "mine-1"
         assert (signed.prefill_host, signed.prefill_port, signed.prefill_incarnation) == ("127.0.0.1", 8123, "77")
-        assert answer.headers[headers.PODS] == f"decode={decode.key}; prefill={prefill.key}"
+        assert answer.headers[headers.PODS] == f"decode={decode.name}; prefill={prefill.name}"
+        assert not [value for value in answer.headers.values() if prefill.key in value or decode.key in value]
         await client.post("/tokenize", json={"model": "m", "prompt": "x"}, headers=forged)
         assert headers.TICKET not in decode.seen[-1].headers
 
@@ -119,13 +120,13 @@ async def test_a_second_prefill_pod_gets_a_ticket_of_its_own(key_file: str) -> N
             tickets = [ticket.verify(text, [KEY.encode()]) for text in texts]
             assert len({one.nonce for one in tickets}) == 2
             assert len({one.request_id for one in tickets}) == 1
-            assert answer.headers[headers.PODS].startswith(f"decode={decode.key}; prefill=")
+            assert answer.headers[headers.PODS].startswith(f"decode={decode.name}; prefill=")
 
 
 async def test_without_ticket_keys_nobody_is_asked_to_prefill() -> None:
     async with FakeEngine(status("p", "prefill")) as prefill, FakeEngine() as decode:
         async with gateway_before(decode, prefill) as client:
-            assert (await client.chat()).headers[headers.PODS] == f"decode={decode.key}"
+            assert (await client.chat()).headers[headers.PODS] == f"decode={decode.name}"
             assert headers.TICKET not in decode.seen[-1].headers
 
 
@@ -134,7 +135,7 @@ async def test_no_ticket_for_a_prefill_pod_of_another_layout(key_file: str) -> N
     async with prefill, FakeEngine() as decode, gateway_before(decode, prefill, ticket_key_file=key_file) as client:
         answer = await client.chat()
         assert headers.TICKET not in decode.seen[-1].headers
-        assert answer.headers[headers.PODS] == f"decode={decode.key}"
+        assert answer.headers[headers.PODS] == f"decode={decode.name}"
 
 
 async def test_a_pod_that_dies_mid_stream_ends_the_stream_with_an_error_event() -> None:
@@ -215,7 +216,7 @@ async def test_models_are_the_union() -> None:
         async with gateway_before(one, two) as client:
             listed = json.loads((await client.get("/v1/models")).body)
             assert sorted(model["id"] for model in listed["data"]) == ["a", "b", "c"]
-            assert (await client.chat(model="c")).headers[headers.PODS] == f"decode={two.key}"
+            assert (await client.chat(model="c")).headers[headers.PODS] == f"decode={two.name}"
 
 
 async def test_the_openai_client_retrieves_models_whose_names_hold_slashes() -> None:
@@ -243,7 +244,7 @@ async def test_a_restarted_pod_releases_requests_to_its_former_self() -> None:
             spare.status = status()
             await eventually(lambda: _ready_pods(client, 2))
             engine.status = status(incarnation="2")
-            assert (await asking).headers[headers.PODS] == f"decode={spare.key}"
+            assert (await asking).headers[headers.PODS] == f"decode={spare.name}"
 
 
 async def _not_ready(client: object) -> bool:

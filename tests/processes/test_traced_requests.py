@@ -132,7 +132,7 @@ async def test_a_stream_whose_pod_is_killed_is_one_good_request(service: Service
     ):
         heard.take(await response.content.readline())
         where = response.headers[headers.PODS]
-        [victim] = [pod for pod in service.decodes if f"decode={pod.url.removeprefix('http://')}" in where]
+        [victim] = [pod for pod in service.decodes if f"decode={pod.status()['name']};" in f"{where};"]
         victim.signal(signal.SIGKILL)
         async for line in response.content:
             heard.take(line)

@@ -16,6 +16,7 @@ from tandem_contract import handoff
 from tandem_tracing.context import TraceContext
 
 from tandem_runtime.core.errors import HandoffError
+from tandem_runtime.engine.avoidance import Avoided
 from tandem_runtime.engine.control import decode, same_secret
 from tandem_runtime.engine.handoff_parts import HandoffParts
 from tandem_runtime.engine.messages import ControlCall, EngineRequest
@@ -86,7 +87,7 @@ class DecodeHandoffs:
         self._peers = PrefillPeers(parts, url=url, interval_s=probe_interval_s, on_lost=self._on_lost)
         self._remotes: dict[str, _Remote] = {}
         self._jobs: dict[str, _Remote] = {}
-        self._avoid_until: dict[str, float] = {}
+        self._avoided = Avoided(parts.clock, AVOID_SECONDS)
         self.outcomes: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
         self.pages = 0
@@ -189,7 +190,7 @@ class DecodeHandoffs:
         elif error is not None:
             self.outcomes[f"received/{error[0]}"] += 1
             if error[0] in POD_FAULTS:
-                self._avoid_until[job.url] = self._parts.clock() + AVOID_SECONDS
+                self._avoided.add(job.url)
             self._next_attempt(remote, reason=error[0])
         else:
             self.outcomes["received/ok"] += 1
@@ -209,7 +210,7 @@ class DecodeHandoffs:
         while remote.ticket_index < len(tickets):
             signed = tickets[remote.ticket_index]
             remote.ticket_index += 1
-            if self._avoid_until.get(signed.ticket.prefill_url, 0.0) <= self._parts.clock():
+            if signed.ticket.prefill_url not in self._avoided:
                 break
         else:
             self._make_local(remote, reason)
