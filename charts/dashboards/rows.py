@@ -166,8 +166,9 @@ OPERATOR = Row(
     [
         Panel("Services", "By their Ready condition.",
               {"Ready {{ready}}": total(m.SERVICES, by="ready", scope=OPERATORS)}, stacked=True),
-        Panel("Reconcile time", "Reading, planning, writing and reporting one service.",
-              quantiles(m.RECONCILE_SECONDS, OPERATORS), "s"),
+        Panel("Reconcile time", "Reading, planning, writing and reporting one service. Long waits: raise --workers.",
+              {**quantiles(m.RECONCILE_SECONDS, OPERATORS),
+               "wait for a worker, p99": quantile(0.99, m.RECONCILE_WAIT, scope=OPERATORS)}, "s"),
         Panel("Reconciles", "Errors are tried again; lasting ones name a reason in the operator's log.", {
             "all": occurrences(m.RECONCILE_SECONDS, OPERATORS),
             "failed: {{reason}}": rate(m.RECONCILE_ERRORS, by="reason", scope=OPERATORS)}, "ops"),

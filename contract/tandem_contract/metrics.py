@@ -136,6 +136,7 @@ FETCH_SECONDS = _gauge("fetch_seconds", "Duration of the last fetch")
 FETCH_RETRIES = _counter("fetch_retries", "Retried requests", "reason")
 
 # Operator
+RECONCILE_WAIT = _histogram("operator_queue_seconds", "A service's wait for a worker", LATENCY_BUCKETS_S)
 RECONCILE_SECONDS = _histogram("operator_reconcile_seconds", "One reconcile", LATENCY_BUCKETS_S)
 RECONCILE_ERRORS = _counter("operator_reconcile_errors", "Failed reconciles", "reason")
 API_WRITES = _counter("operator_api_writes", "Writes to the API server", "kind", "verb")

@@ -16,13 +16,15 @@ from tandem_http.listening import listening
 class OperatorMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        seconds, errors, writes, services = (
+        seconds, waited, errors, writes, services = (
             names.RECONCILE_SECONDS,
+            names.RECONCILE_WAIT,
             names.RECONCILE_ERRORS,
             names.API_WRITES,
             names.SERVICES,
         )
         self.seconds = Histogram(seconds.name, seconds.help, buckets=seconds.buckets, registry=self.registry)
+        self.waited = Histogram(waited.name, waited.help, buckets=waited.buckets, registry=self.registry)
         self.errors = Counter(errors.name, errors.help, errors.labels, registry=self.registry)
         self.writes = Counter(writes.name, writes.help, writes.labels, registry=self.registry)
         self._services = Gauge(services.name, services.help, services.labels, registry=self.registry)

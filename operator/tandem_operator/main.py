@@ -93,7 +93,7 @@ async def _run(flags: OperatorFlags, installation: Installation) -> int:
 async def _lead(
     client: Client, installation: Installation, flags: OperatorFlags, metrics: OperatorMetrics, pulse: Pulse
 ) -> None:
-    queue: WorkQueue[Key] = WorkQueue()
+    queue: WorkQueue[Key] = WorkQueue(waited=metrics.waited.observe)
 
     def changed(namespace: str, name: str) -> None:
         queue.add((namespace, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -10,17 +11,18 @@ Key = TypeVar("Key")
 
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 60.0
-
-
 REST_S = 0.2
 """After each look: what it set off, and events that come in bursts, are one look more."""
 
 
 class WorkQueue(Generic[Key]):
-    def __init__(self, *, rest_s: float = REST_S) -> None:
+    def __init__(self, *, waited: Callable[[float], None] = lambda seconds: None, rest_s: float = REST_S) -> None:
+        """`waited` is told how long each key was ready before a worker took it."""
+        self._waited = waited
         self._rest_s = rest_s
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._queued: set[Key] = set()
+        self._queued: dict[Key, float] = {}
+        """Since when, monotonic."""
         self._working: set[Key] = set()
         self._again: set[Key] = set()
         """Added while being worked on, or resting."""
@@ -32,7 +34,7 @@ class WorkQueue(Generic[Key]):
             self._again.add(key)
         elif key not in self._queued:
             self._cancel(key)
-            self._queued.add(key)
+            self._queued[key] = time.monotonic()
             self._ready.put_nowait(key)
 
     def add_later(self, key: Key, seconds: float) -> None:
@@ -43,7 +45,7 @@ class WorkQueue(Generic[Key]):
     async def take(self) -> Key:
         """Every key taken must be given back by `done` or `failed`."""
         key = await self._ready.get()
-        self._queued.discard(key)
+        self._waited(time.monotonic() - self._queued.pop(key))
         self._working.add(key)
         return key
 

@@ -8,17 +8,23 @@ from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.bad_specs import CLB, GOOD_SPECS, uri
 from support.infsvc import INSTALLATION, child, engine_sets, observed, plan, pods_of, service
+from tandem_contract import labels
 from tandem_contract.fetch_flags import FetchFlags
 from tandem_contract.flags import GatewayFlags, ServeFlags, parse
 from tandem_operator.api.service import MAX_NAME, InvalidSpec
 from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.model import plan_model
-from tandem_operator.plan.observed import SHAPE
+from tandem_operator.plan.observed import SHAPE, WANTED
 from tandem_operator.platform import LoadBalancer, Platform, RdmaDevices
+from tandem_operator.status.facts import Facts
+from tandem_operator.status.report import status
 
 KUBERNETES = "1.34"
+SINCE = "2026-01-01T00:00:00Z"
 
 
 def pod_templates(children: tuple[Manifest, ...]) -> list[Manifest]:
@@ -257,6 +263,36 @@ def test_hand_edited_template_is_restored_from_its_record() -> None:
         if kind == "StatefulSet":
             manifest["spec"]["template"]["spec"]["containers"][0]["image"] = "evil:1"
     assert engine_sets(plan(service(), edited)) == engine_sets(before)
+
+
+decode_sets = st.lists(
+    st.tuples(st.sampled_from(["target", "old", "older"]), st.integers(0, 12), st.sampled_from([None, "0", "5", "x"])),
+    unique_by=lambda found: found[0],
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sets=decode_sets, least=st.integers(1, 3))
+def test_autoscaled_role_wants_its_least_at_any_time(sets: list[tuple[str, int, str | None]], least: int) -> None:
+    """Symptom: a listing that said DECODE 0/0. Whatever sets are there, resumed, edited or amid a rollout: a service
+    that is not suspended wants pods within its limits, and says so."""
+    wanted = service(("decode.scaling", {"minReplicas": least, "maxReplicas": 8}))
+    (template,) = engine_sets(plan(wanted), "decode")
+    children = []
+    for revision, replicas, note in sets:
+        made = copy.deepcopy(template)
+        meta = made["metadata"]
+        if revision != "target":
+            meta["name"] = f"chat-decode-{revision}"
+            meta["labels"] = {**meta["labels"], labels.REVISION: revision}
+        meta["annotations"] = {} if note is None else {WANTED: note}
+        made["spec"]["replicas"] = replicas
+        children.append(made)
+    seen = observed(children)
+    made_plan = plan(wanted, seen)
+    assert least <= made_plan.desired["decode"] <= 8
+    report = status(Facts.gather(wanted, made_plan, seen), {}, now=SINCE, cluster_domain="x")
+    assert report["decode"]["summary"] == f"0/{made_plan.desired['decode']}"
 
 
 def test_autoscaled_replicas_have_one_writer() -> None:

@@ -68,6 +68,17 @@ async def test_burst_of_events_after_a_look_is_one_look_more() -> None:
     assert await taken(queue) is None
 
 
+async def test_waiting_for_a_worker_is_counted_by_itself() -> None:
+    waits: list[float] = []
+    queue: WorkQueue[str] = WorkQueue(waited=waits.append, rest_s=0)
+    queue.add("a")
+    await asyncio.sleep(0.05)
+    queue.add("a")
+    await queue.take()
+    assert len(waits) == 1
+    assert waits[0] >= 0.05
+
+
 async def test_failures_in_a_row_wait_longer_up_to_a_limit() -> None:
     queue: WorkQueue[str] = WorkQueue(rest_s=0)
     pauses = []
