@@ -1,32 +1,41 @@
-"""Everything that is measured on a GPU, part by part: each in a process and a time box of its own.
+"""Everything that is measured on a GPU, the most telling first: each part in a process and a time box of its own.
 
-    python benchmarks/gpu/run.py [PART ...] [--out DIR] [--again] [--list]
+    python benchmarks/gpu/run.py [PART ...] [--minutes 9] [--out DIR] [--again] [--list]
 
-A part leaves DIR/PART.log and DIR/PART.json; one that has already succeeded is left out (unless `--again`), so that a
-run that was cut off goes on where it stopped. After each part DIR/results.md is written anew: tables for
-docs/performance.md.
+Needs no installation of this repository, nor more than the standard library itself. DIR/results.json and DIR/results.md
+(tables for docs/performance.md) are written anew with every figure, DIR/log.txt takes all that is printed; a part that
+has succeeded is not measured again (unless `--again`), and one that failed does not stop the others. With `--minutes`
+no part begins that could not end in time.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
+IMPORTED = ("contract", "runtime", "kernels", "tests", "benchmarks/gpu")
+GRACE_S = 40
+"""For a part to end what it started, once it is told to."""
 
 
 class Part(NamedTuple):
     argv: tuple[str, ...]
-    seconds: int
-    """After which it is ended; what it printed until then counts."""
+    usual: int
+    """Seconds on an H200, by estimate: what must be left for it to begin."""
+    most: int
+    """Seconds after which it is ended; what it printed until then counts."""
     title: str
 
 
@@ -34,95 +43,153 @@ def _steps(model: str, *flags: str) -> tuple[str, ...]:
     return (str(HERE / "steps.py"), model, *flags)
 
 
+def _server(model: str, concurrency: str, *flags: str) -> tuple[str, ...]:
+    return (str(HERE / "server.py"), model, *flags, "--concurrency", *concurrency.split())
+
+
+def _tests(*paths: str) -> tuple[str, ...]:
+    # Most of their time is compilation. Warnings of other versions of torch are no failures here.
+    parallel = ("-n", "8") if importlib.util.find_spec("xdist") else ()
+    options = ("-q", "-m", "gpu", "-p", "no:cacheprovider", "-o", "filterwarnings=default", "--durations=5")
+    return ("-m", "pytest", *options, *parallel, *(str(REPOSITORY / path) for path in paths))
+
+
 FP8 = ("--quantization=fp8", "--kv-cache-dtype=fp8")
 PARTS = {
-    "fidelity": Part((str(HERE / "fidelity.py"),), 180, "Logits on the GPU against the CPU's"),
-    "steps-32b": Part(_steps("Qwen3-32B"), 400, "Qwen3-32B, steps"),
-    "steps-32b-fp8": Part(_steps("Qwen3-32B", *FP8), 400, "Qwen3-32B fp8, steps"),
-    "steps-30b-a3b": Part(_steps("Qwen3-30B-A3B"), 400, "Qwen3-30B-A3B, steps"),
-    "steps-235b-tp8": Part(_steps("Qwen3-235B-A22B-TP8"), 500, "One of eight ranks of Qwen3-235B-A22B, steps"),
-    "server-32b": Part((str(HERE / "server.py"), "Qwen3-32B"), 590, "Qwen3-32B, whole server"),
-    "server-32b-fp8": Part((str(HERE / "server.py"), "Qwen3-32B", *FP8), 590, "Qwen3-32B fp8, whole server"),
-    "server-30b-a3b": Part((str(HERE / "server.py"), "Qwen3-30B-A3B"), 590, "Qwen3-30B-A3B, whole server"),
-    "peer": Part((str(HERE / "peer.py"),), 500, "Against transformers' continuous batching"),
-    "kernels": Part((str(REPOSITORY / "kernels/bench/run.py"),), 500, "Kernels"),
+    "card": Part((str(HERE / "card.py"),), 20, 90, "The card, its ceilings, what is installed"),
+    "runner": Part(
+        _tests("tests/kernels/test_triton_runner.py", "tests/kernels/test_fp8_scaled_mm.py", "tests/transfer"),
+        90,
+        240,
+        "Tests of the runner, graphs, fp8 products and copies",
+    ),
+    "steps-32b": Part(_steps("Qwen3-32B"), 150, 300, "Qwen3-32B, steps"),
+    "steps-32b-fp8": Part(_steps("Qwen3-32B", *FP8), 120, 300, "Qwen3-32B fp8, steps"),
+    "server-32b": Part(_server("Qwen3-32B", "64 32 16"), 330, 500, "Qwen3-32B, whole server"),
+    "peer": Part((str(HERE / "peer.py"),), 150, 300, "Against transformers' continuous batching"),
+    "steps-30b-a3b": Part(_steps("Qwen3-30B-A3B"), 120, 300, "Qwen3-30B-A3B, steps"),
+    "fidelity": Part((str(HERE / "fidelity.py"),), 60, 180, "Logits on the GPU against the CPU's"),
+    "kernels": Part((str(REPOSITORY / "kernels/bench/run.py"),), 200, 400, "Kernels"),
+    "server-32b-fp8": Part(_server("Qwen3-32B", "128 64 32", *FP8), 330, 500, "Qwen3-32B fp8, whole server"),
+    "steps-235b-tp8": Part(_steps("Qwen3-235B-A22B-TP8"), 150, 400, "One of eight ranks of Qwen3-235B-A22B, steps"),
+    "tests": Part(_tests("tests/kernels"), 300, 560, "Tests of all kernels"),
+    "server-32b-2500": Part(
+        _server("Qwen3-32B", "64 32 16", "--workload=2500:1500"), 330, 500, "Qwen3-32B, whole server, shorter prompts"
+    ),
+    "server-30b-a3b": Part(_server("Qwen3-30B-A3B", "128 64 32"), 250, 500, "Qwen3-30B-A3B, whole server"),
 }
+Results = dict[str, dict[str, Any]]
 
 
-def main() -> None:
-    args = _arguments()
+def main(argv: Sequence[str] | None = None, parts: dict[str, Part] = PARTS) -> None:
+    args = _arguments(argv)
     if args.list:
-        for name, part in PARTS.items():
-            print(f"{name:16} at most {part.seconds} s   {part.title}")
+        for name, part in parts.items():
+            print(f"{name:16} about {part.usual} s, at most {part.most} s   {part.title}")
         return
-    if unknown := set(args.parts) - set(PARTS):
+    if unknown := set(args.parts) - set(parts):
         sys.exit(f"no such part: {', '.join(sorted(unknown))}; --list shows them")
-    args.out.mkdir(parents=True, exist_ok=True)
-    failed = []
-    for name in args.parts or PARTS:
-        if _done(args.out, name) and not args.again:
-            print(f"{name}: measured before, see {args.out / name}.log")
-        elif not _run(name, args.out):
+    end = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    book = Book(args.out)
+    failed, left = [], []
+    for name in args.parts or parts:
+        part, seconds = parts[name], end - time.monotonic() - GRACE_S
+        if book.done(name) and not args.again:
+            print(f"{name}: measured before, see {book.folder}")
+        elif seconds < part.usual:
+            left.append(name)
+        elif _run(name, part, min(seconds, part.most), book) != 0:
             failed.append(name)
-        (args.out / "results.md").write_text(report(args.out))
-    print(f"\n{args.out / 'results.md'}")
+    print(f"\n{book.folder / 'results.md'}")
+    if left:
+        print(f"no time was left for: {', '.join(left)}")
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; each one's log is in {args.out}")
+        sys.exit(f"failed: {', '.join(failed)}; see {book.folder / 'log.txt'}")
 
 
-def _run(name: str, out: Path) -> bool:
-    part = PARTS[name]
-    print(f"{name}: {part.title}", flush=True)
+class Book:
+    """What was found, on disk at any moment: three files, whatever ends this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._json = folder / "results.json"
+        self._results: Results = json.loads(self._json.read_text()) if self._json.exists() else {}
+
+    def done(self, name: str) -> bool:
+        return self._results.get(name, {}).get("status") == 0
+
+    def log(self) -> TextIO:
+        return (self.folder / "log.txt").open("a")
+
+    def write(self, name: str, result: dict[str, Any]) -> None:
+        self._results[name] = result
+        written = self._json.with_suffix(".new")
+        written.write_text(json.dumps(self._results, indent=1))
+        written.replace(self._json)
+        (self.folder / "results.md").write_text(report(self._results))
+
+
+def _run(name: str, part: Part, seconds: float, book: Book) -> int:
+    """The part's exit status; 124: its time was over."""
     began = time.monotonic()
-    lines: list[str] = []
-    command = ["timeout", "--signal=TERM", "--kill-after=10", str(part.seconds), sys.executable, *part.argv]
-    with (out / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            log.write(line)
-            log.flush()
-            lines.append(line)
-            print("  " + line, end="", flush=True)
-    status = process.wait()
-    result = {
+    result: dict[str, Any] = {
         "part": name,
         "title": part.title,
         "argv": [Path(part.argv[0]).name, *part.argv[1:]],
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - began, 1),
-        "status": status,
-        "cases": [json.loads(line) for line in lines if line.startswith("{")],
-        "text": [line.rstrip() for line in lines if not line.startswith("{")][-80:],
+        "seconds": 0.0,
+        "status": None,
+        "cases": [],
+        "text": [],
     }
-    (out / f"{name}.json").write_text(json.dumps(result, indent=1))
-    return status == 0
+    command = ["timeout", "--signal=TERM", f"--kill-after={GRACE_S - 10}", str(int(seconds)), sys.executable]
+    paths = [*(str(REPOSITORY / path) for path in IMPORTED), os.environ.get("PYTHONPATH", "")]
+    with book.log() as log:
+        _say(log, f"== {name}: {part.title}, at most {seconds:.0f} s\n")
+        with subprocess.Popen(
+            [*command, *part.argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        ) as process:
+            # Told to end, this process ends the part first: what it has started holds the card's memory.
+            signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+            assert process.stdout is not None
+            for line in process.stdout:
+                _say(log, line)
+                if line.startswith("{"):
+                    result["cases"].append(json.loads(line))
+                else:
+                    result["text"] = [*result["text"][-79:], line.rstrip()]
+                result["seconds"] = round(time.monotonic() - began, 1)
+                book.write(name, result)
+        result["status"] = process.returncode
+        _say(log, f"== {name}: status {result['status']} after {time.monotonic() - began:.0f} s\n")
+    book.write(name, result)
+    return int(result["status"])
 
 
-def _done(out: Path, name: str) -> bool:
-    path = out / f"{name}.json"
-    return path.exists() and json.loads(path.read_text())["status"] == 0
+def _say(log: TextIO, text: str) -> None:
+    log.write(text)
+    log.flush()
+    print(text, end="", flush=True)
 
 
-def report(out: Path) -> str:
+def report(results: Results) -> str:
     """Markdown of every part that left a result."""
     blocks = []
-    for name in PARTS:
-        path = out / f"{name}.json"
-        if not path.exists():
-            continue
-        found = json.loads(path.read_text())
+    for name, found in results.items():
         state = "" if found["status"] == 0 else f", **ended with status {found['status']}**"
         blocks.append(
             f"### {found['title']}\n`{' '.join(found['argv'])}`, {found['when']}, {found['seconds']} s{state}\n"
         )
-        blocks.append(_table(found["cases"]) if found["cases"] else "```\n" + "\n".join(found["text"]) + "\n```\n")
+        if found["cases"]:
+            blocks.append(_table(found["cases"]))
+        if not found["cases"] or found["status"] != 0 or name == "kernels":
+            blocks.append("```\n" + "\n".join(found["text"]) + "\n```\n")
     return "\n".join(blocks)
 
 
@@ -133,13 +200,14 @@ def _table(cases: list[dict[str, object]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="default: all of them")
+    parser.add_argument("--minutes", type=float, help="end within so many; default: no limit")
     parser.add_argument("--out", type=Path, default=Path("out/bench-gpu"), help="default: %(default)s")
     parser.add_argument("--again", action="store_true", help="also measure what was measured before")
     parser.add_argument("--list", action="store_true", help="show the parts and end")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

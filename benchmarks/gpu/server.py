@@ -32,6 +32,8 @@ COLUMNS = (
 
 def main() -> None:
     args, serve_flags = _arguments()
+    # Ended from outside, it ends the server too, which would keep the card's memory.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))
     with tempfile.TemporaryDirectory() as scratch:
         path = folder(args.model, Path(scratch))
         port, metrics_port = _free_ports()
@@ -103,7 +105,7 @@ def _free_ports() -> tuple[int, int]:
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
-    parser.add_argument("--workload", nargs="+", default=["3500:1500", "2500:1500"])
+    parser.add_argument("--workload", nargs="+", default=["3500:1500"])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 32, 16])
     parser.add_argument("--max-model-len", type=int, default=5120)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

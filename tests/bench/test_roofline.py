@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from tandem_runtime.bench.roofline import CEILINGS, Shape, decode_step, distinct_experts, prefill
 
@@ -34,6 +36,20 @@ def test_prefill_is_bound_by_arithmetic() -> None:
     attention = 4 * 64 * 64 * 128 * 3500 * 3501 / 2
     assert work.flops == pytest.approx(linears + attention, rel=2e-3)
     assert work.floor_seconds(CEILINGS["H200"]) == work.flops / 790e12
+
+
+def test_fp8_layers_are_computed_twice_as_fast_and_attention_and_head_are_not() -> None:
+    work = prefill(dataclasses.replace(QWEN3_32B, weight_bytes=1.0), 3500)
+    assert work.fp8_flops == pytest.approx(2 * (32.76e9 - 2 * 0.78e9) * 3500, rel=2e-3)
+    assert work.flops == pytest.approx(4 * 64 * 64 * 128 * 3500 * 3501 / 2 + 2 * 0.78e9, rel=2e-3)
+    # 218.4 and 12.9 TFLOP.
+    assert work.floor_seconds(CEILINGS["H200"]) == pytest.approx(0.5 * 218.4 / 790 + 12.9 / 790, rel=5e-3)
+
+
+def test_ranks_beyond_the_kv_heads_hold_copies_of_them() -> None:
+    """Qwen3-235B-A22B of 8 ranks: 8 of 64 query heads and one of 4 KV heads each."""
+    shape = Shape.of(A3B | {"hidden_size": 4096, "num_attention_heads": 64}, tensor_parallel=8)
+    assert shape.attention_weights == 4096 * 128 * (8 + 1 + 1 + 8)
 
 
 def test_experts_are_read_as_often_as_they_are_chosen() -> None:

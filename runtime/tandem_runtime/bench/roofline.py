@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 
 
 class Ceilings(NamedTuple):
-    """Measured on the card: a large copy (read and write counted), a large bf16 product."""
+    """Measured on the card: a large copy (read and write counted), a large bf16 product; of fp8 twice that one."""
 
     bytes_per_second: float
     flops_per_second: float
+
+    @property
+    def fp8_flops_per_second(self) -> float:
+        return 2 * self.flops_per_second
 
 
 CEILINGS = {"H200": Ceilings(4.3e12, 790e12), "H100": Ceilings(2.9e12, 790e12)}
@@ -24,9 +28,12 @@ CEILINGS = {"H200": Ceilings(4.3e12, 790e12), "H100": Ceilings(2.9e12, 790e12)}
 class Work(NamedTuple):
     num_bytes: float
     flops: float
+    """Of 16-bit numbers."""
+    fp8_flops: float = 0.0
 
     def floor_seconds(self, ceilings: Ceilings) -> float:
-        return max(self.num_bytes / ceilings.bytes_per_second, self.flops / ceilings.flops_per_second)
+        arithmetic = self.flops / ceilings.flops_per_second + self.fp8_flops / ceilings.fp8_flops_per_second
+        return max(self.num_bytes / ceilings.bytes_per_second, arithmetic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +75,13 @@ class Shape:
     @property
     def attention_weights(self) -> float:
         """Of one layer on one rank."""
-        q, kv = self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim
-        return self.hidden * (2 * q + kv) / self.tensor_parallel
+        q_heads = self.heads / self.tensor_parallel
+        return self.hidden * self.head_dim * (2 * q_heads + 2 * self.rank_kv_heads)
+
+    @property
+    def rank_kv_heads(self) -> float:
+        """More ranks than heads hold copies."""
+        return max(1.0, self.kv_heads / self.tensor_parallel)
 
     @property
     def block_weights(self) -> float:
@@ -83,8 +95,7 @@ class Shape:
     @property
     def kv_token_bytes(self) -> float:
         """Of one token on one rank, all layers."""
-        heads = max(1.0, self.kv_heads / self.tensor_parallel)
-        return 2 * self.layers * heads * self.head_dim * self.kv_bytes
+        return 2 * self.layers * self.rank_kv_heads * self.head_dim * self.kv_bytes
 
 
 def decode_step(shape: Shape, lengths: Sequence[int]) -> Work:
@@ -110,9 +121,10 @@ def _step(shape: Shape, *, tokens: int, sampled: int, attended: float, kv_tokens
         blocks_read, blocks_used = distinct_experts(shape, tokens), float(shape.experts_per_token)
         router = float(shape.hidden * shape.experts)
     read = shape.attention_weights + blocks_read * shape.block_weights
-    used = shape.attention_weights + blocks_used * shape.block_weights + router
+    used = shape.attention_weights + blocks_used * shape.block_weights
     num_bytes = shape.layers * (read * shape.weight_bytes + router * 2) + shape.head_weights * 2
     num_bytes += kv_tokens * shape.kv_token_bytes
-    flops = 2 * (shape.layers * used * tokens + shape.head_weights * sampled)
+    projections = 2 * shape.layers * used * tokens
+    flops = 2 * (shape.layers * router * tokens + shape.head_weights * sampled)
     flops += 4 * shape.layers * shape.heads / shape.tensor_parallel * shape.head_dim * attended
-    return Work(num_bytes, flops)
+    return Work(num_bytes, flops, projections) if shape.weight_bytes == 1 else Work(num_bytes, flops + projections)

@@ -1,0 +1,53 @@
+"""The scripts that measure on a GPU, run on the CPU with a tiny shape: they still fit what they measure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def cases(script: str, *argv: str) -> list[dict[str, Any]]:
+    paths = [*(str(REPOSITORY / folder) for folder in ("contract", "runtime", "kernels")), os.environ.get("PYTHONPATH")]
+    run = subprocess.run(
+        [sys.executable, str(REPOSITORY / "benchmarks/gpu" / script), *argv, "--device=cpu"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.processes
+def test_steps() -> None:
+    found = cases("steps.py", "tiny", "--batch", "1", "2", "--context=32", "--prefill=40", "--steps=3")
+    assert [case["case"].split(" kv ")[1] for case in found] == [
+        "auto decode, batch 1, context 32",
+        "auto decode, batch 2, context 32",
+        "auto prefill, 40 tokens",
+    ]
+    assert all(case["ms"] > case["floor ms"] >= 0 for case in found)
+
+
+@pytest.mark.processes
+def test_peer() -> None:
+    ours, theirs = cases("peer.py", "--requests=3", "--prompt=20", "--answer=5")
+    assert (ours["engine"], theirs["engine"], theirs["ratio"]) == ("tandem", "transformers", 1.0)
+    assert ours["ratio"] > 0
+
+
+@pytest.mark.processes
+def test_server() -> None:
+    found = cases(
+        "server.py", "tiny", "--workload=24:4", "--concurrency", "2", "--max-model-len=64", "--kv-cache-memory=64MiB"
+    )
+    assert [(case["workload"], case["concurrency"], case["failed"]) for case in found] == [("24:4", 2, 0)]
+    assert found[0]["output_tok_per_s"] > 0
