@@ -215,6 +215,42 @@ async def test_misspelt_affinity_is_told_and_not_dropped(operator: Operator, rol
     assert operator.condition("Ready")["status"] == "True"
 
 
+async def test_why_pods_are_not_made_is_told_while_it_holds(operator: Operator) -> None:
+    """Only events say that a quota refuses a StatefulSet's pods. Another object of that name is not meant."""
+    await operator.reconcile()
+    (decode,) = (s for s in operator.cluster.all("StatefulSet") if "decode" in s["metadata"]["name"])
+    for kind, message in (("StatefulSet", "exceeded quota: q"), ("Service", "no address is left")):
+        await operator.cluster.put(
+            {
+                "kind": "Event",
+                "metadata": {"name": kind.lower(), "namespace": "default"},
+                "involvedObject": {"kind": kind, "name": decode["metadata"]["name"]},
+                "type": "Warning",
+                "lastTimestamp": decode["metadata"]["creationTimestamp"],
+                "message": message,
+            }
+        )
+    operator.now += 60
+    await operator.reconcile()
+    assert operator.condition("DecodeReady")["reason"] == "PodsRefused"
+    assert operator.condition("DecodeReady")["message"].endswith("exceeded quota: q")
+    await operator.settle()
+    assert operator.condition("Degraded")["status"] == "False"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "lasts"),
+    [
+        (403, "exceeded quota", True),
+        (500, 'failed calling webhook "v.example.com": service "gone" not found', True),
+        (500, "etcdserver: request timed out", False),
+        (409, "the object has been modified", False),
+    ],
+)
+def test_refusals_that_waiting_does_not_change_are_known(status: int, message: str, lasts: bool) -> None:
+    assert ApiError(status, "", message).lasts is lasts
+
+
 async def test_set_that_lost_its_labels_is_found_again(operator: Operator) -> None:
     """Symptom: not found by label, the set was made again, and the service ended in NameTaken for good."""
     await operator.settle()

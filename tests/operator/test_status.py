@@ -162,6 +162,19 @@ def pod_gone(cluster: Cluster) -> None:
     cluster.pods["prefill"].clear()
 
 
+def pods_refused(cluster: Cluster) -> None:
+    """Symptom: with a quota against its pods a service said Scaling for ever, and that it was Healthy."""
+    cluster.pods["prefill"].clear()
+    (made,) = engine_sets_of(cluster.children, "prefill")
+    cluster.events[made["metadata"]["name"]] = 'create Pod failed error: pods "p-0" is forbidden: exceeded quota: q'
+
+
+def gateway_refused(cluster: Cluster) -> None:
+    refusal = {"type": "ReplicaFailure", "status": "True", "message": 'violates PodSecurity "restricted:latest"'}
+    cluster.pods["gateway"].clear()
+    cluster.child("Deployment")["status"] = {"observedGeneration": 1, "conditions": [refusal]}
+
+
 def node_lost(cluster: Cluster) -> None:
     """Symptom: of a pod on a lost node the status said "Starting", and nothing was Degraded."""
     pod = cluster.pods["decode"][0]
@@ -236,6 +249,9 @@ CASES: list[tuple[Callable[[Cluster], None], dict[str, tuple[str, str]], str]] =
     (missing_secret, {"Ready": ("False", "PodNotStarting")}, 'secret "tos-cred" not found'),
     (starting, {"Ready": ("False", "Starting"), "Degraded": ("False", "Healthy")}, "0 of 1 pods"),
     (pod_gone, {"Ready": ("False", "Scaling"), "Progressing": ("True", "Scaling")}, "0 of 1 pods"),
+    (pods_refused, {"Ready": ("False", "PodsRefused"), "PrefillReady": ("False", "PodsRefused"),
+                    "DecodeReady": ("True", "AllReady"), "Degraded": ("True", "PodsRefused")}, "exceeded quota: q"),
+    (gateway_refused, {"GatewayReady": ("False", "PodsRefused"), "Degraded": ("True", "PodsRefused")}, "PodSecurity"),
     (node_lost, {"Ready": ("False", "NodeLost"), "Degraded": ("True", "NodeLost")},
      "node gpu-7 does not answer; if it is gone for good, kubectl delete node gpu-7"),
     (gate_closed, {"Ready": ("False", "Starting"), "Degraded": ("False", "Healthy")}, "0 of 1 pods"),

@@ -264,9 +264,10 @@ class FakeCluster:
         meta.setdefault("namespace", key[1])
         self._version += 1
         meta["uid"] = old["metadata"]["uid"] if old else meta.get("uid", f"uid-{self._version}")
-        meta["creationTimestamp"] = (
-            old["metadata"]["creationTimestamp"] if old else f"2026-01-01T00:{self._version:06}Z"
-        )
+        # A second later with each write, so that times sort as versions.
+        hours, minutes = divmod(self._version // 60, 60)
+        made = f"2026-01-01T{hours:02}:{minutes:02}:{self._version % 60:02}Z"
+        meta["creationTimestamp"] = old["metadata"]["creationTimestamp"] if old else made
         generation = old["metadata"]["generation"] if old else 0
         meta["generation"] = generation + (old is None or old.get("spec") != thing.get("spec"))
         api_version, kind = KINDS[key[0]]

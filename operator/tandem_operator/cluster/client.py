@@ -43,8 +43,9 @@ class ApiError(RuntimeError):
     @property
     def lasts(self) -> bool:
         """Whether waiting alone does not change the answer: an invalid affinity, a quota, a missing right."""
-        # An apply with a field that its kind does not have is answered with a bare 500.
-        return self.status in (400, 403, 422) or "field not declared in schema" in self.message
+        # An apply with a field that its kind does not have, and a webhook that does not answer, are bare 500s.
+        bare = ("field not declared in schema", "failed calling webhook")
+        return self.status in (400, 403, 422) or any(said in self.message for said in bare)
 
 
 class NoCredentials(RuntimeError):

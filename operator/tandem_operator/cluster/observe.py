@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tandem_operator.cluster.kinds import POD, SECRET
 from tandem_operator.cluster.mirror import Mirror
 from tandem_operator.cluster.pod_warnings import PodWarnings
 from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.observed import Observed
-from tandem_operator.status.trouble import unexplained
+from tandem_operator.status.trouble import lacks_pods, unexplained
 
 
 async def observe(
@@ -24,9 +26,11 @@ async def observe(
         children[SECRET.kind, secret["metadata"]["name"]] = {
             **secret, "apiVersion": SECRET.api_version, "kind": SECRET.kind,
         }  # fmt: skip
-    puzzling = {pod["metadata"]["name"] for pod in pods if unexplained(pod, now)}
-    told = await warnings.of(namespace, puzzling) if puzzling else {}
-    return Observed(children, pods, mirror.pod_monitors, told, now)
+    seen = Observed(children, pods, mirror.pod_monitors, {}, now)
+    puzzling = {pod["metadata"]["name"]: "" for pod in pods if unexplained(pod, now)}
+    # A set's warning from before it could make its newest pod is over.
+    puzzling |= {s.name: s.moved for s in seen.engine_sets() if lacks_pods(s, now)}
+    return replace(seen, events=await warnings.of(namespace, puzzling)) if puzzling else seen
 
 
 def owned(child: Manifest, uid: str) -> bool:

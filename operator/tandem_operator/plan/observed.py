@@ -39,7 +39,7 @@ class Observed:
     pod_monitors: bool
     """Whether the cluster has the PodMonitor CRD."""
     events: Mapping[str, str]
-    """Latest warning by name of the pod it is about, such as a volume that cannot be mounted."""
+    """Latest warning by name of the pod or set it is about, such as a volume that cannot be mounted."""
     at: float
     """Unix seconds."""
 
@@ -60,6 +60,15 @@ class EngineSet:
     pods: tuple[Manifest, ...]
     came_up: bool
     """Whether any pod of it has ever finished starting, as far as is known."""
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["metadata"]["name"])
+
+    @property
+    def moved(self) -> str:
+        """When it last made a pod, or was made itself; RFC 3339 in UTC."""
+        return max((str(pod["metadata"].get("creationTimestamp", "")) for pod in self.pods), default=self.created)
 
     @property
     def created(self) -> str:

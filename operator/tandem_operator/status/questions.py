@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from tandem_operator.plan import names
 from tandem_operator.plan.context import ENGINE_ROLES, EngineRole, Manifest
+from tandem_operator.plan.observed import EngineSet
 from tandem_operator.status.facts import Facts
-from tandem_operator.status.trouble import Trouble, fetching, first_trouble
+from tandem_operator.status.trouble import Trouble, deployment_trouble, fetching, first_trouble, set_trouble
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -56,7 +57,7 @@ def gateway_ready(facts: Facts) -> Answer:
         return Answer("False", "Suspended", "spec.suspend is true.")
     summary = f"{count['ready']} of {count['desired']} gateways are ready."
     if count["ready"] == 0:
-        found = first_trouble(_gateway_pods(facts), facts.observed)
+        found = _gateway_trouble(facts)
         return Answer("False", found.reason, _said(found)) if found else Answer("False", "NoGatewayReady", summary)
     if not count["pods"] == count["updated"] == count["ready"] == count["desired"]:
         return Answer("False", "Updating", summary)
@@ -100,11 +101,10 @@ def progressing(facts: Facts) -> Answer:
 def degraded(facts: Facts) -> Answer:
     """Something is wrong that does not go away by waiting; the service may still answer."""
     for role in ENGINE_ROLES:
-        pods = [pod for s in facts.observed.engine_sets() if s.view.role == role for pod in s.pods]
-        found = first_trouble(pods, facts.observed)
+        found = _role_trouble(facts, facts.observed.engine_sets(), role)
         if found is not None:
             return Answer("True", found.reason, f"{role}: {_said(found)}")
-    found = first_trouble(_gateway_pods(facts), facts.observed)
+    found = _gateway_trouble(facts)
     if found is not None:
         return Answer("True", found.reason, f"gateway: {_said(found)}")
     return Answer("False", "Healthy")
@@ -150,7 +150,8 @@ def _role_ready(facts: Facts, role: EngineRole) -> Answer:
     summary = f"{count.updated_ready} of {count.desired} pods of revision {facts.plan.revision} are ready"
     if count.complete:
         return Answer("True", "AllReady", f"{summary}.")
-    found = first_trouble(facts.new_pods[role], facts.observed)
+    wanted = [s for s in facts.observed.engine_sets() if s.view.revision == facts.plan.revision]
+    found = _role_trouble(facts, wanted, role)
     if found is not None:
         return Answer("False", found.reason, f"{summary}; {_said(found)}")
     if count.pods != count.updated:
@@ -159,12 +160,19 @@ def _role_ready(facts: Facts, role: EngineRole) -> Answer:
 
 
 def _said(found: Trouble) -> str:
-    return f"pod {found.pod}: {found.message}"
+    return f"pod {found.pod}: {found.message}" if found.pod else found.message
 
 
-def _gateway_pods(facts: Facts) -> list[Manifest]:
+def _role_trouble(facts: Facts, sets: Iterable[EngineSet], role: EngineRole) -> Trouble | None:
+    mine = sorted((s for s in sets if s.view.role == role), key=lambda s: s.name)
+    return next((found for s in mine if (found := set_trouble(s, facts.observed))), None)
+
+
+def _gateway_trouble(facts: Facts) -> Trouble | None:
     selector = names.selector(facts.service, "gateway").items()
-    return [pod for pod in facts.observed.pods if selector <= pod["metadata"].get("labels", {}).items()]
+    pods = [pod for pod in facts.observed.pods if selector <= pod["metadata"].get("labels", {}).items()]
+    deployment = facts.observed.get("Deployment", names.gateway(facts.service.name))
+    return first_trouble(pods, facts.observed) or deployment_trouble(deployment or {})
 
 
 def _inits(pod: Manifest) -> list[Manifest]:

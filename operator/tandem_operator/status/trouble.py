@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tandem_contract.fetch_flags import EXIT_PERMANENT
 
 from tandem_operator.plan.context import Manifest
-from tandem_operator.plan.observed import Observed, is_overdue, unix_seconds
+from tandem_operator.plan.observed import EngineSet, Observed, is_overdue, unix_seconds
 
 PATIENCE_S = 10.0
 """A pod's volumes, network and first container usually take less."""
@@ -21,7 +21,8 @@ class Trouble:
     reason: str
     """CamelCase, a condition's reason."""
     message: str
-    pod: str
+    pod: str | None
+    """None: of pods that are not even made."""
     fetching: bool
     """In the init container: the model, not the engine."""
 
@@ -32,6 +33,28 @@ def first_trouble(pods: Iterable[Manifest], observed: Observed) -> Trouble | Non
         found = trouble(pod, observed.events, observed.at)
         if found is not None:
             return found
+    return None
+
+
+def set_trouble(engine_set: EngineSet, observed: Observed) -> Trouble | None:
+    """Of its pods, or of those that it cannot make: a quota, a limit range or Pod Security is against them."""
+    found = first_trouble(engine_set.pods, observed)
+    if found is None and lacks_pods(engine_set, observed.at) and engine_set.name in observed.events:
+        return Trouble("PodsRefused", observed.events[engine_set.name], None, False)
+    return found
+
+
+def lacks_pods(engine_set: EngineSet, now: float) -> bool:
+    """Has been without some of its pods for longer than it takes to make them."""
+    missing = engine_set.view.existing < engine_set.view.replicas
+    return missing and now - unix_seconds(engine_set.moved) >= PATIENCE_S
+
+
+def deployment_trouble(deployment: Manifest) -> Trouble | None:
+    """The same of a Deployment, which tells it itself."""
+    for condition in deployment.get("status", {}).get("conditions", []):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return Trouble("PodsRefused", condition.get("message", ""), None, False)
     return None
 
 
