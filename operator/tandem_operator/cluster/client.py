@@ -70,10 +70,11 @@ class Client:
         self._login = login
         self._info = login()
         self._until = time.monotonic() + CREDENTIALS_S
+        self._tls = self._info.as_ssl_context()
         self._session = aiohttp.ClientSession(
             timeout=TIMEOUT,
             # Unlimited: watches hold theirs for minutes, the workers bound the rest.
-            connector=aiohttp.TCPConnector(ssl=self._info.as_ssl_context(), limit=0),
+            connector=aiohttp.TCPConnector(limit=0),
             read_bufsize=LONGEST_EVENT // 2,
         )
 
@@ -224,15 +225,20 @@ class Client:
         headers = {**self._info.as_http_headers(), "Content-Type": content_type}
         data = None if body is None else orjson.dumps(body)
         url = self._info.server.rstrip("/") + path
-        async with self._session.request(
-            method, url, params=query, data=data, headers=headers, timeout=timeout
-        ) as answer:
-            if answer.status == 401:
-                # A token that was rotated before its time: the next request reads it anew.
-                self._until = time.monotonic()
-            if answer.status >= 400:
-                raise await _error(answer)
-            yield answer
+        try:
+            async with self._session.request(
+                method, url, params=query, data=data, headers=headers, timeout=timeout, ssl=self._tls
+            ) as answer:
+                if answer.status == 401:
+                    # A token that was rotated before its time: the next request reads it anew.
+                    self._until = time.monotonic()
+                if answer.status >= 400:
+                    raise await _error(answer)
+                yield answer
+        except aiohttp.ClientConnectorCertificateError:
+            # The cluster has another authority by now, and the kubelet has brought its certificate or soon will.
+            self._tls = self._info.as_ssl_context()
+            raise
 
 
 async def _error(answer: aiohttp.ClientResponse) -> ApiError:
