@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.local.cache import cache_root
-from tandem_runtime.local.demo_model import demo_model
+from tandem_runtime.local.demo_model import ROOM_BYTES, check_room, demo_model
 from tandem_runtime.local.models import resolve_model, weight_bytes
 from tandem_runtime.local.ports import free_ports, require_free
 
@@ -30,6 +30,13 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(model: str, tmp_path: Path) -> None:
     with pytest.raises(StartupError, match=f"^there is no folder {model};"):
         resolve_model(model, tmp_path, launcher=NO_HUB)
+
+
+def test_a_disk_without_room_for_the_demo_model_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
+    """Symptom: a traceback of the conversion, or advice to check the network."""
+    check_room(tmp_path, ROOM_BYTES)
+    with pytest.raises(StartupError, match=f"needs 500 MB in {tmp_path} and 250 MB are free; .* set TANDEM_CACHE"):
+        check_room(tmp_path, ROOM_BYTES // 2)
 
 
 def test_a_folder_without_config_is_no_model(tmp_path: Path) -> None:

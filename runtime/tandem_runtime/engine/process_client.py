@@ -90,7 +90,7 @@ class ProcessEngineClient:
         self._queues: dict[str, asyncio.Queue[EngineOutput | None]] = {}
         self._calls: dict[int, asyncio.Future[tuple[int, bytes]]] = {}
         self._call_ids = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._failure: Failed | None = None
         self._dead = asyncio.Event()
         self._missed_beats = 0
@@ -106,7 +106,7 @@ class ProcessEngineClient:
         self._process.start()
         asyncio.get_running_loop().add_reader(self._process.sentinel, self._on_exit)
         self._spawn(self._receive())
-        self._spawn(self._watch())
+        self._watching = self._spawn(self._watch())
 
     @property
     def info(self) -> EngineInfo:
@@ -189,6 +189,7 @@ class ProcessEngineClient:
 
     async def close(self) -> None:
         """Ends the engine: politely, then by force. Leaves no process, socket or file behind."""
+        self._watching.cancel()  # an engine that ends is silent, and not frozen
         # One that still loads would not listen.
         if not self._dead.is_set() and self._info is not None and self._info.done():
             await self._send(Shutdown())
@@ -261,10 +262,11 @@ class ProcessEngineClient:
         status, body = await self.post_control(call)
         await self._send(ControlReply(call_id=call.call_id, status=status, body=body))
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._process.sentinel)
