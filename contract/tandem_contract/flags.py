@@ -46,10 +46,10 @@ class ServeFlags:
     kv_data_port: int = flag(
         ports.KV_DATA, help="first KV data port; rank r uses this + r; 0 picks free ports (internal)"
     )
-    kv_transport: Literal["tcp", "nixl"] = flag(
+    kv_transport: Literal["tcp", "nixl", "ipc"] = flag(
         "tcp",
-        help="how KV pages travel; nixl: decode pods read them over RDMA or shared memory, of peers that have it too, "
-        "else over tcp (needs the extra `nixl`)",
+        help="how KV pages travel; ipc: decode pods read them in the memory of prefill pods on the same machine that "
+        "have it too; nixl: over RDMA (needs the extra `nixl`); else, with either, over tcp",
     )
     advertise_host: str | None = flag(
         None, help="address peers reach this pod at; default: $POD_IP, else the listen address"

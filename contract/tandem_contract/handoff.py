@@ -107,6 +107,8 @@ class ReserveGrant:
     """KV data port of each of D's ranks, on the host of `decode_url`."""
     transports: list[str] = field(default_factory=list)
     """How D's ranks can take pages besides TCP: `nixl`. P uses one that it speaks too, else TCP."""
+    ipc_paths: list[str] = field(default_factory=list)
+    """Unix socket of each of D's ranks, for a P on the same machine that shares its KV cache."""
     first_page: int
     """Index, within the sequence, of the first slot (= held_tokens / page_size)."""
     slots: list[PageSlot] = field(default_factory=list)

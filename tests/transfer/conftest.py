@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tandem_runtime.transfer.local import LocalFabric
 from tandem_runtime.transfer.memory import PageMemory
+from transfer.ipc_rig import IpcRig
 from transfer.rig import NixlAgents, Rig, local_rig, staged, tcp_rig
 
 MakeRig = Callable[..., Rig]
@@ -16,7 +17,7 @@ def nixl_agents() -> NixlAgents:
     return NixlAgents()
 
 
-@pytest.fixture(params=["local", "tcp", "tcp staged", "nixl", "nixl staged"])
+@pytest.fixture(params=["local", "tcp", "tcp staged", "nixl", "nixl staged", "ipc", "ipc staged", "ipc of a device"])
 def make_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
     """Builds rigs of each transport and stops them."""
     rigs: list[Rig] = []
@@ -26,6 +27,9 @@ def make_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
     def make(**shape: int) -> Rig:
         if request.param == "local":
             rig = local_rig(fabric, **shape)
+        elif request.param.startswith("ipc"):
+            memory = staged if request.param == "ipc staged" else PageMemory
+            rig = IpcRig(gpu=request.param == "ipc of a device", memory=memory, **shape)
         elif agents:
             rig = agents.rig(memory=staged if request.param == "nixl staged" else PageMemory, **shape)
         else:
@@ -39,11 +43,15 @@ def make_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
     fabric.stop()
 
 
-@pytest.fixture(params=["tcp", "nixl"])
+@pytest.fixture(params=["tcp", "nixl", "ipc"])
 def make_timed_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
     """Rigs between whose ends are sockets."""
     rigs: list[Rig] = []
-    build = tcp_rig if request.param == "tcp" else request.getfixturevalue("nixl_agents").rig
+    build: Callable[..., Rig]
+    if request.param == "nixl":
+        build = request.getfixturevalue("nixl_agents").rig
+    else:
+        build = tcp_rig if request.param == "tcp" else IpcRig
 
     def make(stall_timeout_s: float = 10.0, **shape: int) -> Rig:
         rigs.append(build(stall_timeout_s, **shape))

@@ -10,6 +10,7 @@ import json
 import sys
 
 import numpy as np
+from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.nixl.agent import NixlAgent, dram
 from tandem_runtime.transfer.nixl.export import NixlExport
 from transfer.rig import layout
@@ -17,10 +18,10 @@ from transfer.rig import layout
 
 def main() -> None:
     shape = layout()
-    pages = np.full((4, shape.page_bytes), 0x55, dtype=np.uint8)
-    export = NixlExport(NixlAgent(), dram(memoryview(pages)))  # type: ignore[arg-type]
+    cache = memoryview(np.full((4, shape.page_bytes), 0x55, dtype=np.uint8))  # type: ignore[arg-type]
+    export = NixlExport(NixlAgent(), dram(cache), PageMemory(cache, shape, 0))
     agent = base64.b64encode(export.exported.agent).decode()
-    print(json.dumps([agent, export.address(shape, 0, 0, range(shape.num_kv_heads))]), flush=True)
+    print(json.dumps([agent, export.describe(0, range(shape.num_kv_heads)).address]), flush=True)
     sys.stdin.read()
 
 

@@ -40,8 +40,10 @@ def layout(heads: int = 4, tp: int = 1, head_dim: int = 8) -> KVLayout:
 class WatchedMemory:
     """Tells the test when a fragment has landed."""
 
-    def __init__(self, sink: PageSink) -> None:
+    def __init__(self, sink: PageSink, zone: memoryview) -> None:
+        """`zone`: the memory itself."""
         self.layout, self.rank, self.num_pages = sink.layout, sink.rank, sink.num_pages
+        self.zone = zone
         self._sink = sink
         self.landings: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.open_views = 0
@@ -145,6 +147,7 @@ class Rig:
         head_bytes = self.source_layout.head_bytes
         self.truth = np.random.default_rng(0).integers(1, 256, (pages, heads, head_bytes), dtype=np.uint8)
         self.transports = list(transports)
+        self.ipc_paths: list[str] = []
         self.received = Reports()
         self.sent = Reports()
         self.senders: list[PageSender] = []
@@ -159,7 +162,8 @@ class Rig:
         self.receivers: list[PageReceiver] = []
         for rank in range(receiver_tp):
             zone = np.zeros((pages, self.sink_layout.heads_per_rank, head_bytes), dtype=np.uint8)
-            sink = WatchedMemory(memory(memoryview(zone), self.sink_layout, rank))  # type: ignore[arg-type]
+            landing = memoryview(zone)  # type: ignore[arg-type]
+            sink = WatchedMemory(memory(landing, self.sink_layout, rank), landing)
             self.landing_zones.append(zone)
             self.sinks.append(sink)
             self.receivers.append(make_receiver(sink, self.received.of_rank(rank)))
@@ -177,9 +181,16 @@ class Rig:
     def open_senders(
         self, job_id: str, slots: list[tuple[int, int]], ports: list[int] | None = None, host: str = "127.0.0.1"
     ) -> None:
+        ipc_paths = [] if ports else self.ipc_paths
         ports = ports or [receiver.port for receiver in self.receivers]
         job = SendJob(
-            job_id=job_id, data_token=TOKEN, host=host, data_ports=ports, slots=slots, transports=self.transports
+            job_id=job_id,
+            data_token=TOKEN,
+            host=host,
+            data_ports=ports,
+            slots=slots,
+            transports=self.transports,
+            ipc_paths=ipc_paths,
         )
         for sender in self.senders:
             sender.open(job)
@@ -255,7 +266,7 @@ class NixlRig(Rig):
             return TcpReceiver(sink, report, host="127.0.0.1", stall_timeout_s=stall_timeout_s, nixl=reads)
 
         def sender(source: PageSource, report: OnSend, cache: memoryview) -> PageSender:
-            export = NixlExport(exporting, dram(cache))
+            export = NixlExport(exporting, dram(cache), source)
             return TcpSender(source, report, stall_timeout_s=stall_timeout_s, nixl=export)
 
         super().__init__(receiver, sender, transports=[NIXL], **shape)

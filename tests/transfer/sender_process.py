@@ -1,6 +1,6 @@
 """A sender in its own process: prints `ready`, takes `open`, `send FIRST COUNT`, `finish`, prints reports as JSON.
 
-python -m transfer.sender_process PORT JOB_ID SLOTS_JSON [nixl]
+python -m transfer.sender_process PORT JOB_ID SLOTS_JSON [nixl | PATH_OF_THE_UNIX_SOCKET]
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import json
 import sys
 
 import msgspec
-import numpy as np
+from tandem_runtime.transfer.ipc.export import IpcExport
+from tandem_runtime.transfer.ipc.host import HostExport, SharedMemory
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.nixl.agent import NixlAgent, dram
 from tandem_runtime.transfer.nixl.export import NixlExport
-from tandem_runtime.transfer.protocol import SendJob, SendReport
+from tandem_runtime.transfer.protocol import NIXL, SendJob, SendReport
 from tandem_runtime.transfer.tcp import TcpSender
 from transfer.rig import TOKEN, layout
 
@@ -21,10 +22,15 @@ from transfer.rig import TOKEN, layout
 def main() -> None:
     port, job_id, slots = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     shape = layout()
-    pages = np.full((64, shape.page_bytes), 0x55, dtype=np.uint8)
-    transports, cache = sys.argv[4:], memoryview(pages)  # type: ignore[arg-type]
-    export = NixlExport(NixlAgent(), dram(cache)) if transports else None
-    sender = TcpSender(PageMemory(cache, shape, 0), report, stall_timeout_s=1.0, nixl=export)
+    memory = SharedMemory(64 * shape.page_bytes)
+    memory.view[:] = b"\x55" * memory.view.nbytes
+    source = PageMemory(memory.view, shape, 0)
+    nixl, ipc, ipc_paths = None, None, list[str]()
+    if sys.argv[4:] == [NIXL]:
+        nixl = NixlExport(NixlAgent(), dram(memory.view), source)
+    elif sys.argv[4:]:
+        ipc, ipc_paths = IpcExport(HostExport(memory, source)), sys.argv[4:]
+    sender = TcpSender(source, report, stall_timeout_s=1.0, nixl=nixl, ipc=ipc)
     print("ready", flush=True)
     for line in sys.stdin:
         command, *numbers = line.split()
@@ -35,7 +41,8 @@ def main() -> None:
                 host="127.0.0.1",
                 data_ports=[port],
                 slots=slots,
-                transports=transports,
+                transports=[NIXL] if nixl else [],
+                ipc_paths=ipc_paths,
             )
             sender.open(job)
         elif command == "send":

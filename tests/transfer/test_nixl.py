@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import pytest
 import xxhash
+from tandem_runtime.transfer import descriptors
 from tandem_runtime.transfer.ledger import Exported, FragmentHeader
 from tandem_runtime.transfer.memory import PageMemory
-from tandem_runtime.transfer.nixl import wire
 from tandem_runtime.transfer.protocol import NIXL, Failure
 from transfer.raw_sender import RawSender
 from transfer.rig import NixlAgents, Rig, tcp_rig
@@ -34,7 +34,7 @@ class Exporter:
 
     def record(self, index: int, *, checksum: int = BLANK, address: int | None = None) -> bytes:
         header = FragmentHeader(index, 1, 0, PAGE)
-        return wire.pack(wire.Descriptor(header, self.address if address is None else address, checksum))
+        return descriptors.pack(descriptors.Descriptor(header, self.address if address is None else address, checksum))
 
 
 def exporter() -> Exporter:
@@ -158,7 +158,7 @@ LIES: dict[str, tuple[Callable[[Exporter], bytes], Failure]] = {
     "address zero": (lambda peer: peer.record(0, address=0), Failure.PROTOCOL),
     "a slot twice": (lambda peer: peer.record(0) + peer.record(0), Failure.PROTOCOL),
     "a slot too many": (lambda peer: peer.record(2), Failure.PROTOCOL),
-    "no record": (lambda _: bytes(wire.RECORD_BYTES), Failure.PROTOCOL),
+    "no record": (lambda _: bytes(descriptors.RECORD_BYTES), Failure.PROTOCOL),
 }
 
 

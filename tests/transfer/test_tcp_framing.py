@@ -54,7 +54,7 @@ def test_any_cut_of_the_stream_lands_the_same_pages(
     assert writer.payload_bytes == source.nbytes
 
     zone = np.zeros_like(source)
-    sink = WatchedMemory(PageMemory(memoryview(zone), shape, 0))  # type: ignore[arg-type]
+    sink = WatchedMemory(PageMemory(memoryview(zone), shape, 0), memoryview(zone))  # type: ignore[arg-type]
     job = IncomingJob(ReceiveJob(job_id="j", data_token=TOKEN, sender_tp=1, slots=slots), shape, 0)
     reader = FrameReader(job.claim(hello(shape)), sink)
     rest, turn = memoryview(stream), 0
@@ -85,7 +85,8 @@ def hello(shape: KVLayout = SMALL) -> Hello:
 
 
 def test_a_dropped_reader_gives_its_view_back() -> None:
-    sink = WatchedMemory(PageMemory(memoryview(bytearray(SMALL.page_bytes)), SMALL, 0))
+    page = memoryview(bytearray(SMALL.page_bytes))
+    sink = WatchedMemory(PageMemory(page, SMALL, 0), page)
     job = IncomingJob(ReceiveJob(job_id="j", data_token=TOKEN, sender_tp=1, slots=[(0, 1)]), SMALL, 0)
     reader = FrameReader(job.claim(hello()), sink)
     header = wire.pack_header(FragmentHeader(0, 1, 0, SMALL.page_bytes))

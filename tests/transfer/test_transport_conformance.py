@@ -140,6 +140,7 @@ def test_a_wrong_token_is_rejected_and_leaves_the_job_alone(make_rig: MakeRig) -
         data_ports=ports,
         slots=[(0, 1)],
         transports=rig.transports,
+        ipc_paths=rig.ipc_paths,
     )
     rig.senders[0].open(guess)
     assert rig.sent.wait("job").error is Failure.REJECTED

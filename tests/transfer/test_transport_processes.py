@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -17,7 +18,8 @@ import pytest
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.protocol import Failure, ReceiveReport, SendReport
 from tandem_runtime.transfer.tcp import TcpReceiver
-from transfer.rig import Rig, WatchedMemory
+from transfer.ipc_rig import IpcRig, open_files
+from transfer.rig import Rig, WatchedMemory, tcp_rig
 
 MakeRig = Callable[..., Rig]
 SLOTS = [(page, 1) for page in range(4)]
@@ -25,9 +27,9 @@ STALL_S = 1.0
 
 
 class SenderProcess:
-    def __init__(self, port: int, job_id: str, transports: list[str]) -> None:
+    def __init__(self, port: int, job_id: str, how: list[str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "transfer.sender_process", str(port), job_id, json.dumps(SLOTS), *transports],
+            [sys.executable, "-m", "transfer.sender_process", str(port), job_id, json.dumps(SLOTS), *how],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -59,7 +61,7 @@ def start_sender() -> Iterator[Callable[[Rig, str], SenderProcess]]:
     started: list[SenderProcess] = []
 
     def start(rig: Rig, job_id: str) -> SenderProcess:
-        sender = SenderProcess(rig.receivers[0].port, job_id, rig.transports)
+        sender = SenderProcess(rig.receivers[0].port, job_id, rig.transports or rig.ipc_paths)
         started.append(sender)
         rig.open_receivers(job_id, SLOTS)
         sender.say("open")
@@ -145,7 +147,7 @@ def test_a_restarted_receiver_refuses_the_jobs_of_its_former_life(
     zone = rig.landing_zones[0]
     zone[:] = 0xEE
     reports: queue.SimpleQueue[ReceiveReport] = queue.SimpleQueue()
-    sink = WatchedMemory(PageMemory(memoryview(zone), rig.sink_layout, 0))
+    sink = WatchedMemory(PageMemory(memoryview(zone), rig.sink_layout, 0), memoryview(zone))
     reborn = TcpReceiver(sink, reports.put, host="127.0.0.1", port=rig.receivers[0].port)
     rig.open_senders("old", SLOTS)
     rig.send("old", 0, [0, 1, 2, 3])
@@ -184,10 +186,12 @@ def test_a_receiver_that_never_answers_stalls_the_sender(make_timed_rig: MakeRig
         assert rig.sent.wait("job").error is Failure.STALLED
 
 
-def test_transports_leave_no_thread_and_no_socket_behind(make_tcp_rig: MakeRig) -> None:
-    threads, descriptors = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+@pytest.mark.parametrize("build", [tcp_rig, IpcRig])
+def test_transports_leave_no_thread_and_no_descriptor_behind(build: Callable[..., Rig]) -> None:
+    gc.collect()  # of other tests
+    threads, descriptors = set(threading.enumerate()), open_files()
     for _ in range(3):
-        rig = make_tcp_rig(sender_tp=2, receiver_tp=2)
+        rig = build(sender_tp=2, receiver_tp=2)
         rig.open("done", [(0, 1)])
         rig.send("done", 0, [0])
         rig.finish("done")
@@ -197,4 +201,6 @@ def test_transports_leave_no_thread_and_no_socket_behind(make_tcp_rig: MakeRig) 
     for thread in set(threading.enumerate()) - threads:
         thread.join(10)
         assert not thread.is_alive(), thread.name
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    del rig
+    gc.collect()
+    assert open_files() == descriptors

@@ -159,6 +159,7 @@ class DecodeHandoffs:
             data_token=data_token,
             data_ports=self._parts.transfers.data_ports,
             transports=self._parts.transfers.transports,
+            ipc_paths=self._parts.transfers.ipc_paths,
             first_page=remote.held_tokens // self._parts.fingerprint.page_size,
             slots=[handoff.PageSlot(page_id=page, generation=generation) for page, generation in remote.slots],
         )

@@ -247,7 +247,9 @@ class PrefillHandoffs:
         page_size = self._parts.fingerprint.page_size
         first = job.job.held_tokens // page_size
         pages = -(-(len(job.job.token_ids) - 1) // page_size)
-        fits = grant.first_page == first and len(grant.slots) == pages - first and grant.data_ports
+        ranks = len(grant.data_ports)
+        fits = grant.first_page == first and len(grant.slots) == pages - first and ranks
+        fits = fits and len(grant.ipc_paths) in (0, ranks)
         return grant if fits and same_secret(grant.token, job.token) else None
 
     def _begin(self, job: _Job, grant: handoff.ReserveGrant) -> None:
@@ -265,6 +267,7 @@ class PrefillHandoffs:
             data_ports=grant.data_ports,
             slots=[(slot.page_id, slot.generation) for slot in grant.slots],
             transports=grant.transports,
+            ipc_paths=grant.ipc_paths,
         )
         try:
             self._parts.transfers.open_send(send)

@@ -47,7 +47,7 @@ from tandem_runtime.engine.worker import (
     worker_main,
 )
 from tandem_runtime.execution.settings import ExecutionConfig
-from tandem_runtime.transfer.protocol import ReceiveJob, ReceiveReport, SendJob, SendReport
+from tandem_runtime.transfer.protocol import NIXL, ReceiveJob, ReceiveReport, SendJob, SendReport
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -99,7 +99,8 @@ class Worker:
         on_death: Callable[[BaseException], None],
     ) -> None:
         self._rank = rank
-        self._transports = listen.transports if listen else []
+        self.transports = [NIXL] if listen and listen.nixl else []
+        self.ipc_path = listen.ipc_path if listen else ""
         self._on_report = on_report
         self._on_death = on_death
         self._starting: queue.SimpleQueue[WorkerUp | WorkerReady | BaseException] = queue.SimpleQueue()
@@ -139,10 +140,6 @@ class Worker:
     def data_port(self) -> int:
         assert self._data_port is not None
         return self._data_port
-
-    @property
-    def transports(self) -> list[str]:
-        return self._transports
 
     def run(self, plan: StepPlan) -> None:
         self._tell(Run(plan))

@@ -82,7 +82,7 @@ def _serve(
     config = ExecutionConfig.from_flags(flags)
     inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
     workers = [
-        Worker(config, rank, folder, _listen_at(flags, rank), on_report=inbox.put, on_death=inbox.put)
+        Worker(config, rank, folder, _listen_at(flags, rank, folder), on_report=inbox.put, on_death=inbox.put)
         for rank in range(1, config.tensor_parallel_size)
     ]
     deaths = [worker.death for worker in workers]
@@ -98,7 +98,7 @@ def _serve(
         return Rank.load(
             config,
             0,
-            listen=_listen_at(flags, 0),
+            listen=_listen_at(flags, 0, folder),
             on_report=inbox.put,
             on_load=_Reporter(publish).report,
             constraints=constraining.table if constraining else None,
@@ -193,12 +193,19 @@ def _speculation(flags: ServeFlags) -> SpeculationConfig | None:
     )
 
 
-def _listen_at(flags: ServeFlags, rank: int) -> Listen | None:
+def _listen_at(flags: ServeFlags, rank: int, folder: Path) -> Listen | None:
     """Where a rank receives KV pages; None for a pod that takes no part in handoffs."""
     if flags.role == "both":
         return None
     port = flags.kv_data_port + rank if flags.kv_data_port else 0
-    return Listen(flags.host, port, [] if flags.kv_transport == "tcp" else [flags.kv_transport])
+    ipc = flags.kv_transport == "ipc"
+    return Listen(
+        host=flags.host,
+        port=port,
+        nixl=flags.kv_transport == "nixl",
+        ipc_path=f"{folder}/kv-{rank}" if ipc and flags.role == "decode" else "",
+        shares=ipc and flags.role == "prefill",
+    )
 
 
 def hear(context: zmq.Context[zmq.Socket[bytes]], folder: Path, inbox: queue.SimpleQueue[Event]) -> None:

@@ -8,12 +8,15 @@ import msgspec
 import torch
 
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.engine.shared_cache import import_into, shared_cache
 from tandem_runtime.engine.transfers import LocalTransfers
 from tandem_runtime.execution.constraints import Constraints
 from tandem_runtime.execution.graphs import CudaCapture
 from tandem_runtime.execution.runner import ModelRunner
 from tandem_runtime.execution.settings import ExecutionConfig
 from tandem_runtime.transfer.cuda import CudaCopyEngine
+from tandem_runtime.transfer.ipc.export import IpcExport
+from tandem_runtime.transfer.ipc.reads import IpcReads
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.nixl.agent import NixlAgent, Region
 from tandem_runtime.transfer.nixl.export import NixlExport
@@ -27,14 +30,17 @@ OnLoad = Callable[[int, int], None]
 """Called with the bytes of weights read so far, and in all."""
 
 
-class Listen(msgspec.Struct, frozen=True):
-    """Where a rank takes KV pages."""
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how a rank takes and gives KV pages."""
 
     host: str
     port: int
     """0: any free one."""
-    transports: list[str]
-    """Besides TCP."""
+    nixl: bool = False
+    ipc_path: str = ""
+    """Unix socket at which it takes pages of processes on its machine; empty for one that takes none."""
+    shares: bool = False
+    """Its KV cache is to be in memory that such processes can map."""
 
 
 class Rank:
@@ -59,25 +65,36 @@ class Rank:
         """
         if config.device == "cuda":
             torch.cuda.set_device(rank)  # of the calling thread, which is the one that launches
-        runner = ModelRunner(config, rank=rank, world=config.tensor_parallel_size, constraints=constraints)
+        shared = shared_cache(config.device, rank) if listen and listen.shares else None
+        runner = ModelRunner(
+            config,
+            rank=rank,
+            world=config.tensor_parallel_size,
+            constraints=constraints,
+            allocate=shared.allocate if shared else None,
+        )
         runner.load(on_load)
         runner.warm_up()
         if config.device == "cuda" and config.cuda_graphs:
             runner.capture_graphs(CudaCapture())
         if listen is None:
             return cls(runner, None)
+        source, sink = _pages(runner, rank), _pages(runner, rank)
         reads, export = None, None
-        if NIXL in listen.transports:
+        if listen.nixl:
             agent = NixlAgent()
             reads = NixlReads(agent, runner.layout.page_bytes)
-            export = NixlExport(agent, _region(runner.kv_bytes()))
+            export = NixlExport(agent, _region(runner.kv_bytes()), source)
+        ipc_reads = IpcReads(import_into(runner.kv_bytes(), sink), listen.ipc_path) if listen.ipc_path else None
+        ipc_export = IpcExport(shared.export(runner.layout, rank)) if shared else None
         try:
-            receiver = TcpReceiver(_pages(runner, rank), on_report, host=listen.host, port=listen.port, nixl=reads)
+            receiver = TcpReceiver(sink, on_report, host=listen.host, port=listen.port, nixl=reads, ipc=ipc_reads)
         except OSError as error:
             address = f"{listen.host}:{listen.port}"
             raise StartupError(f"--kv-data-port: cannot listen on {address}: {error.strerror}") from error
-        sender = TcpSender(_pages(runner, rank), on_report, nixl=export)
-        return cls(runner, LocalTransfers(receiver, sender, listen.transports))
+        sender = TcpSender(source, on_report, nixl=export, ipc=ipc_export)
+        transports = [NIXL] if listen.nixl else []
+        return cls(runner, LocalTransfers(receiver, sender, transports, listen.ipc_path))
 
     def close(self) -> None:
         if self.transfers is not None:

@@ -17,6 +17,8 @@ class RankTransfers(Protocol):
     def data_port(self) -> int: ...
     @property
     def transports(self) -> list[str]: ...
+    @property
+    def ipc_path(self) -> str: ...
     def open_receive(self, job: ReceiveJob) -> None: ...
     def close_receive(self, job_id: str, reason: str) -> None: ...
     def open_send(self, job: SendJob) -> None: ...
@@ -29,10 +31,13 @@ class RankTransfers(Protocol):
 class LocalTransfers:
     """A rank's transports in this process."""
 
-    def __init__(self, receiver: PageReceiver, sender: PageSender, transports: Sequence[str] = ()) -> None:
-        """`transports`: those of the receiver besides TCP."""
+    def __init__(
+        self, receiver: PageReceiver, sender: PageSender, transports: Sequence[str] = (), ipc_path: str = ""
+    ) -> None:
+        """`transports`: those of the receiver besides TCP; `ipc_path`: where it is for processes of its machine."""
         self._receiver = receiver
         self.transports = list(transports)
+        self.ipc_path = ipc_path
         self._sender = sender
         self.open_receive = receiver.open
         self.close_receive = receiver.close
@@ -85,6 +90,11 @@ class TransferGroup:
         """How every rank can take pages, besides TCP."""
         first, *others = (rank.transports for rank in self._ranks)
         return [name for name in first if all(name in other for other in others)]
+
+    @property
+    def ipc_paths(self) -> list[str]:
+        """Of every rank; empty when they have none."""
+        return [rank.ipc_path for rank in self._ranks if rank.ipc_path]
 
     @property
     def tensor_parallel(self) -> int:

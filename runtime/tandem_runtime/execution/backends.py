@@ -26,6 +26,9 @@ from tandem_runtime.execution.weights import Part, WeightSource
 
 LoadLinear = Callable[[WeightSource, Sequence[Part], torch.Tensor | None], Product]
 
+Allocate = Callable[[int], torch.Tensor]
+"""Zeroed memory of so many bytes, uint8."""
+
 
 def ops_of(config: ExecutionConfig) -> Ops:
     fp8 = config.quantization == "fp8"
@@ -83,9 +86,11 @@ def timer_of(config: ExecutionConfig) -> Timer:
     return CudaTimer() if config.device == "cuda" else HostTimer()
 
 
-def attention_of(config: ExecutionConfig, *, num_pages: int, q_heads: int, kv_heads: int) -> AttentionBackend:
+def attention_of(
+    config: ExecutionConfig, *, num_pages: int, q_heads: int, kv_heads: int, allocate: Allocate | None = None
+) -> AttentionBackend:
     """With a KV cache of its own; head counts are the rank's."""
-    kv_PHLCSD = _kv_cache(config, num_pages, kv_heads)
+    kv_PHLCSD = _kv_cache(config, num_pages, kv_heads, allocate)
     rope = Rope(config.model.rope, config.model.head_dim, dtype=config.torch_dtype, device=config.device)
     if config.backend == "eager":
         return EagerAttention(kv_PHLCSD, num_q_heads=q_heads, rope=rope)
@@ -102,12 +107,14 @@ def attention_of(config: ExecutionConfig, *, num_pages: int, q_heads: int, kv_he
     )
 
 
-def _kv_cache(config: ExecutionConfig, num_pages: int, num_heads: int) -> torch.Tensor:
+def _kv_cache(config: ExecutionConfig, num_pages: int, num_heads: int, allocate: Allocate | None) -> torch.Tensor:
     model = config.model
     shape = (num_pages, num_heads, model.num_layers, 2, config.page_size, model.head_dim)
     dtype = torch.float8_e4m3fn if config.kv_dtype == "fp8" else config.torch_dtype
     size = num_pages * config.layout.page_bytes
-    if config.device == "cuda":
+    if allocate is not None:
+        zeros = allocate(size)
+    elif config.device == "cuda":
         zeros = torch.zeros(size, dtype=torch.uint8, device=config.device)
     else:
         # NumPy's zeros are the kernel's: no page costs memory, or time at start, before it is written.

@@ -16,7 +16,7 @@ from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import MAX_LOGPROBS, SamplingParams, TokenLogprobs
 from tandem_runtime.execution.attention.backend import AttentionBackend, StepBatch
 from tandem_runtime.execution.attention.tables import StepTables
-from tandem_runtime.execution.backends import attention_of, ops_of, sampler_of, timer_of
+from tandem_runtime.execution.backends import Allocate, attention_of, ops_of, sampler_of, timer_of
 from tandem_runtime.execution.constraints import Constraints
 from tandem_runtime.execution.graphs import Capture, DecodeGraphs, ReplayableAttention
 from tandem_runtime.execution.layers.context import BuildContext
@@ -83,13 +83,16 @@ class ModelRunner:
         *,
         tp: TensorParallel | None = None,
         constraints: Constraints | None = None,
+        allocate: Allocate | None = None,
     ) -> None:
-        """`tp`: instead of `world` ranks' collectives; `constraints`: on rank 0, to serve sequences that have any."""
+        """`tp`: instead of `world` ranks' collectives; `constraints`: on rank 0, to serve sequences that have any;
+        `allocate`: where the KV cache is to be, instead of memory of this process alone."""
         assert world == config.tensor_parallel_size
         self.config = config
         self.layout: KVLayout = config.layout
         self.num_pages = 0
         """Set by `load`."""
+        self._allocate = allocate
         self._tp = tp or TensorParallel(rank, world)
         self._device = torch.device(config.device)
         self._sampler = sampler_of(config)
@@ -126,8 +129,10 @@ class ModelRunner:
         self._model = Decoder(context)
         source.finish()
 
-        def attention(pages: int) -> AttentionBackend:
-            return attention_of(config, num_pages=pages, q_heads=len(context.q_heads), kv_heads=len(kv_heads))
+        def attention(pages: int, allocate: Allocate | None = None) -> AttentionBackend:
+            return attention_of(
+                config, num_pages=pages, q_heads=len(context.q_heads), kv_heads=len(kv_heads), allocate=allocate
+            )
 
         if config.device == "cuda":
             self._attention = attention(1)
@@ -136,7 +141,7 @@ class ModelRunner:
         else:
             pages = num_pages(config, free_bytes=free_host_bytes())
         self.num_pages = self._tp.minimum(pages)
-        self._attention = attention(self.num_pages)
+        self._attention = attention(self.num_pages, self._allocate)
 
     def _try_largest_step(self) -> DeviceMemory:
         """Computes as many tokens and samples as many rows as a step can have, all in page 0."""

@@ -25,6 +25,16 @@ class Exported(msgspec.Struct, frozen=True):
     """Of VRAM."""
 
 
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """A sender rank's KV cache, whose descriptor comes with the hello over a Unix socket."""
+
+    kind: str
+    """`host`, or the GPU's UUID."""
+    id: bytes
+    """Of this memory, in all processes of all time."""
+    num_bytes: int
+
+
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """How a sender rank introduces itself to a receiver rank."""
 
@@ -37,6 +47,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """`plan.layout_digest`."""
     exported: Exported | None = None
     """Set where descriptors follow, in the place of pages."""
+    offer: Offer | None = None
+    """As `exported`, for a receiver on the same machine."""
 
 
 class FragmentHeader(msgspec.Struct, frozen=True):

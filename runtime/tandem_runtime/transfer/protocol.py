@@ -27,6 +27,8 @@ class Failure(StrEnum):
     """The receiver's address does not resolve or does not accept connections."""
     REJECTED = "rejected"
     """The receiver does not know the job, or its token differs."""
+    UNSHARED = "unshared"
+    """The receiver cannot map the sender's memory; the sender goes on over TCP."""
     LAYOUT = "layout"
     """The peers disagree on page layout, ranks or tensor parallelism."""
     GENERATION = "generation"
@@ -42,7 +44,7 @@ class Failure(StrEnum):
 
 
 NIXL = "nixl"
-"""The name, among transports, of receivers that read pages from the sender's memory."""
+"""The name, among transports, of receivers that read pages from the sender's memory over a fabric."""
 
 
 class ReceiveJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +79,8 @@ class SendJob(msgspec.Struct, frozen=True, kw_only=True):
     """(page id, generation) of the decode side, as granted."""
     transports: list[str] = []
     """Those of the receiver's ranks besides TCP."""
+    ipc_paths: list[str] = []
+    """Unix socket of each decode rank, for a sender on its machine; empty when they have none."""
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,8 +29,9 @@ class FrameReader:
         control = self._control[self._filled :]
         return [self._payload, control] if self._payload else [control]
 
-    def advance(self, count: int) -> None:
-        """Raises `TransferFault`; nothing may be received after that."""
+    def advance(self, count: int) -> int:
+        """Bytes of the turn's share that this took. Raises `TransferFault`; nothing may be received after that."""
+        received = count
         if self._payload:
             landed = min(count, len(self._payload), wire.SLICE_BYTES)
             self._hash.update(self._payload[:landed])
@@ -41,6 +42,7 @@ class FrameReader:
             self._end_fragment(self._header)
         if self._filled == len(self._control) and not self._stream.complete:
             self._begin_fragment()
+        return received
 
     def drop(self) -> None:
         """The stream ends here; a fragment in progress is given up."""

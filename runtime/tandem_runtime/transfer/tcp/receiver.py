@@ -8,9 +8,12 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from tandem_runtime.transfer.ledger import Hello, IncomingJob, IncomingStream
+from tandem_runtime.transfer.descriptors import DescriptorReader
+from tandem_runtime.transfer.ipc import doors
+from tandem_runtime.transfer.ipc.reads import IpcReads, Peer
+from tandem_runtime.transfer.ledger import Hello, IncomingJob, IncomingStream, Offer
 from tandem_runtime.transfer.memory import PageSink
-from tandem_runtime.transfer.nixl.reader import DescriptorReader
+from tandem_runtime.transfer.nixl.reader import NixlReader
 from tandem_runtime.transfer.nixl.reads import NixlReads
 from tandem_runtime.transfer.protocol import Failure, OnReceive, ReceiveJob, TransferFault
 from tandem_runtime.transfer.tcp import wire
@@ -41,22 +44,26 @@ class TcpReceiver:
         port: int = 0,
         stall_timeout_s: float = 10.0,
         nixl: NixlReads | None = None,
+        ipc: IpcReads | None = None,
     ) -> None:
         """`stall_timeout_s`: how long each sender may take to connect, and then stay silent (one with nothing to send
-        makes itself heard). `nixl`: for senders that export their pages; closed by `stop`.
+        makes itself heard). `nixl`, `ipc`: for senders that export their pages; closed by `stop`.
         Raises `OSError` when the port is taken."""
         self._sink = sink
         self._on_report = on_report
         self._stall_timeout_s = stall_timeout_s
         self._nixl = nixl
+        self._ipc = ipc
         self._jobs: dict[str, _Job] = {}
         self._strangers: dict[_Connection, None] = {}
-        self._listener = socket.create_server((host, port), backlog=512)
-        self._listener.setblocking(False)
-        self._port: int = self._listener.getsockname()[1]
+        listener = socket.create_server((host, port), backlog=512)
+        self._port: int = listener.getsockname()[1]
+        self._listeners = [listener, ipc.listener] if ipc else [listener]
         tick_s, self._stall_ticks = wire.ticks(stall_timeout_s)
         self._loop = SelectorLoop(f"kv-receiver-{self._port}", tick_s, self._on_tick, self._poll if nixl else None)
-        self._loop.watch(self._listener, selectors.EVENT_READ, self._on_accept)
+        for each in self._listeners:
+            each.setblocking(False)
+        self._watch_listeners()
         self._loop.start()
 
     @property
@@ -79,11 +86,18 @@ class TcpReceiver:
         self._jobs[job.id] = job
         self._settle(job)
 
-    def _on_accept(self, mask: int) -> None:
+    def _watch_listeners(self) -> None:
+        for each in self._listeners:
+            self._loop.watch(each, selectors.EVENT_READ, lambda mask, listener=each: self._on_accept(listener))  # type: ignore[misc]
+
+    def _on_accept(self, listener: socket.socket) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _ = listener.accept()
         except OSError:
-            self._loop.unwatch(self._listener)  # out of descriptors, perhaps: not again before the next tick
+            self._loop.unwatch(listener)  # out of descriptors, perhaps: not again before the next tick
+            return
+        if sock.family == socket.AF_UNIX and not doors.of_this_user(sock):
+            sock.close()
             return
         wire.tune(sock, self._stall_timeout_s)
         connection = _Connection(sock)
@@ -135,18 +149,35 @@ class TcpReceiver:
         job = self._jobs.get(hello.job_id)
         if job is None or not job.incoming.authentic(hello):
             raise TransferFault(Failure.REJECTED, "unknown job or wrong token")
+        peer = self._peer(hello.offer, connection.files) if hello.offer else None
         del self._strangers[connection]
         connection.job_id = job.id
         job.connections.append(connection)
         stream = job.incoming.claim(hello)
-        connection.begin(stream, self._reader(stream, hello), f"sender rank {hello.sender_rank}")
+        connection.begin(stream, self._reader(stream, hello, peer), f"sender rank {hello.sender_rank}")
 
-    def _reader(self, stream: IncomingStream, hello: Hello) -> FrameReader | DescriptorReader:
+    def _peer(self, offer: Offer, files: list[int]) -> Peer:
+        """Raises `TransferFault`, which does not concern the job: the sender comes back over TCP."""
+        if self._ipc is None:
+            raise TransferFault(Failure.UNSHARED, "this side maps no memory")
+        ipc, peer = self._ipc, self._ipc.peer(offer, files)
+
+        def on_lost(mask: int) -> None:
+            self._loop.unwatch(peer.life_line)
+            ipc.lost(peer)
+
+        self._loop.watch(peer.life_line, selectors.EVENT_READ, on_lost)
+        return peer
+
+    def _reader(self, stream: IncomingStream, hello: Hello, peer: Peer | None) -> FrameReader | DescriptorReader:
+        if peer is not None:
+            assert self._ipc is not None
+            return self._ipc.reader(peer, stream)
         if hello.exported is None:
             return FrameReader(stream, self._sink)
         if self._nixl is None:
             raise TransferFault(Failure.PROTOCOL, "this side does not read by NIXL")
-        return DescriptorReader(stream, self._sink, self._nixl, hello.exported)
+        return NixlReader(stream, self._sink, self._nixl, hello.exported)
 
     def _drop(self, connection: _Connection, fault: TransferFault) -> None:
         if connection in self._strangers:
@@ -156,8 +187,8 @@ class TcpReceiver:
 
     def _drop_stranger(self, connection: _Connection, fault: TransferFault | None = None) -> None:
         del self._strangers[connection]
-        rejected = fault is not None and fault.failure is Failure.REJECTED
-        self._end(connection, wire.Verdict(fault.failure, fault.detail) if fault and rejected else None)
+        answered = fault is not None and fault.failure in (Failure.REJECTED, Failure.UNSHARED)
+        self._end(connection, wire.Verdict(fault.failure, fault.detail) if fault and answered else None)
 
     def _fail(self, job_id: str, fault: TransferFault) -> None:
         job = self._jobs.get(job_id)
@@ -180,7 +211,7 @@ class TcpReceiver:
         connection.close(verdict)
 
     def _on_tick(self) -> None:
-        self._loop.watch(self._listener, selectors.EVENT_READ, self._on_accept)
+        self._watch_listeners()
         for connection in list(self._strangers):
             connection.quiet_ticks += 1
             if connection.quiet_ticks > self._stall_ticks:
@@ -198,10 +229,13 @@ class TcpReceiver:
             self._drop_stranger(connection)
         for job_id in list(self._jobs):
             self._fail(job_id, TransferFault(Failure.SHUTDOWN, "the receiver stopped"))
-        self._loop.unwatch(self._listener)
-        self._listener.close()
+        for each in self._listeners:
+            self._loop.unwatch(each)
+            each.close()
         if self._nixl is not None:
             self._nixl.close()
+        if self._ipc is not None:
+            self._ipc.close()
 
 
 class _Job:
@@ -223,9 +257,11 @@ class _Connection:
         self.name = "a sender"
         self.stream: IncomingStream | None = None
         self.reader: FrameReader | DescriptorReader | None = None
+        self.files: list[int] = []
+        """That came with its hello."""
         self.quiet_ticks = 0
         self.progressed = False
-        """Pages were read since the last tick."""
+        """Pages were verified since the last tick."""
         self.landed = False
         """In the last poll."""
         self._hello = bytearray()
@@ -236,9 +272,11 @@ class _Connection:
         while True:
             while missing := self._hello_bytes - len(self._hello):
                 try:
-                    data = self.sock.recv(missing)
+                    data, files = doors.receive(self.sock, missing)
                 except BlockingIOError:
                     return None
+                doors.close_all(self.files if files else [])
+                self.files += files
                 if not data:
                     raise TransferFault(Failure.DISCONNECTED, "left before its hello")
                 self._hello += data
@@ -249,6 +287,7 @@ class _Connection:
     def begin(self, stream: IncomingStream, reader: FrameReader | DescriptorReader, name: str) -> None:
         self.stream, self.reader, self.name = stream, reader, name
         self._hello.clear()
+        doors.close_all(self.files)
 
     def receive_pages(self) -> None:
         """What has arrived, up to a turn's share. Raises `TransferFault`, `OSError`."""
@@ -264,24 +303,25 @@ class _Connection:
                 raise TransferFault(
                     Failure.DISCONNECTED, f"{self.name} left after {self.stream.verified} verified fragments"
                 )
-            self.reader.advance(count)
-            budget -= count
+            before = self.stream.verified
+            budget -= self.reader.advance(count)
+            self.progressed |= self.stream.verified > before
 
     @property
     def reading(self) -> bool:
         """Pages of a sender that exports them are wanted, or under way."""
-        return not self.closed and isinstance(self.reader, DescriptorReader) and self.reader.busy
+        return not self.closed and isinstance(self.reader, NixlReader) and self.reader.busy
 
     @property
     def complaint(self) -> str:
         """What it did to have too many ticks."""
-        if isinstance(self.reader, DescriptorReader) and self.reader.busy:
+        if isinstance(self.reader, NixlReader) and self.reader.busy:
             return "has pages that cannot be read"
         return "went silent"
 
     def poll(self) -> None:
         """Raises `TransferFault`."""
-        assert isinstance(self.reader, DescriptorReader)
+        assert isinstance(self.reader, NixlReader)
         self.landed = self.reader.poll()
         self.progressed |= self.landed
 
@@ -295,12 +335,13 @@ class _Connection:
             with contextlib.suppress(OSError):
                 self.sock.send(wire.PROGRESS)
         unheard = 0 if self.reader.told_all else self.quiet_ticks
-        return max(unheard, self.reader.tick())
+        return max(unheard, self.reader.tick()) if isinstance(self.reader, NixlReader) else unheard
 
     def close(self, verdict: wire.Verdict | None) -> None:
         self.closed = True
         if self.reader is not None:
             self.reader.drop()
+        doors.close_all(self.files)
         with contextlib.suppress(OSError):
             if verdict is not None:
                 self.sock.send(wire.pack_verdict(verdict))

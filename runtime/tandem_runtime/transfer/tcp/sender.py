@@ -7,12 +7,18 @@ import logging
 import os
 import selectors
 import socket
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+from tandem_runtime.transfer.descriptors import DescriptorWriter
+from tandem_runtime.transfer.ipc import doors
+from tandem_runtime.transfer.ipc.export import IpcExport
 from tandem_runtime.transfer.ledger import Hello
 from tandem_runtime.transfer.memory import PageSource
-from tandem_runtime.transfer.nixl.export import DescriptorWriter, NixlExport
+from tandem_runtime.transfer.nixl.export import NixlExport
+from tandem_runtime.transfer.outgoing import StreamWriter
 from tandem_runtime.transfer.plan import byte_range, layout_digest, peer_layout, receivers_of
 from tandem_runtime.transfer.protocol import NIXL, Failure, OnSend, SendJob, SendReport, TransferFault
 from tandem_runtime.transfer.tcp import wire
@@ -35,14 +41,18 @@ class TcpSender:
         *,
         stall_timeout_s: float = 10.0,
         nixl: NixlExport | None = None,
+        ipc: IpcExport | None = None,
     ) -> None:
         """`stall_timeout_s`: how long a receiver may take to connect, to take more bytes, or to give its verdict.
-        `nixl`: for receivers that read pages by themselves; closed by `stop`."""
+        `nixl`, `ipc`: for receivers that read pages by themselves; closed by `stop`."""
         self._source = source
         self._on_report = on_report
         self._stall_timeout_s = stall_timeout_s
         self._nixl = nixl
+        self._ipc = ipc
         self._digest = layout_digest(source.layout)
+        self._unshared: set[str] = set()
+        """Hosts of which it was said already."""
         self._jobs: dict[str, _Job] = {}
         self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="kv-resolve")
         tick_s, self._stall_ticks = wire.ticks(stall_timeout_s)
@@ -52,25 +62,10 @@ class TcpSender:
     def open(self, job: SendJob) -> None:
         receiver = peer_layout(self._source.layout, len(job.data_ports))
         entry = _Job(job)
-        export = self._nixl if NIXL in job.transports else None
         for rank, heads in receivers_of(self._source.layout, self._source.rank, receiver).items():
-            hello = Hello(
-                job_id=job.job_id,
-                data_token=job.data_token,
-                sender_rank=self._source.rank,
-                sender_tp=self._source.layout.tensor_parallel,
-                receiver_rank=rank,
-                layout=self._digest,
-                exported=export.exported if export else None,
-            )
-            offset, _ = byte_range(receiver, rank, heads)
-            greeting = wire.pack_hello(hello)
-            writer = (
-                DescriptorWriter(self._source, export, heads, offset, job.slots, entry.queue, greeting)
-                if export
-                else FrameWriter(self._source, heads, offset, job.slots, entry.queue, greeting)
-            )
-            entry.channels.append(_Channel(f"receiver rank {rank}", job.data_ports[rank], writer))
+            path = job.ipc_paths[rank] if self._ipc and job.ipc_paths else None
+            make_writer = partial(self._writer, entry, rank, heads)
+            entry.channels.append(_Channel(f"receiver rank {rank}", job.data_ports[rank], path, make_writer))
         self._loop.call(lambda: self._open(entry))
 
     def send(self, job_id: str, first_index: int, page_ids: list[int]) -> None:
@@ -84,10 +79,12 @@ class TcpSender:
         self._loop.call(lambda: self._fail(job_id, TransferFault(Failure.CANCELLED, reason)))
 
     def stop(self) -> None:
-        self._resolver.shutdown(wait=False, cancel_futures=True)
         self._loop.stop(self._shut_down)
+        self._resolver.shutdown(wait=False, cancel_futures=True)
         if self._nixl is not None:
             self._nixl.close()
+        if self._ipc is not None:
+            self._ipc.close()
 
     def _open(self, job: _Job) -> None:
         assert job.id not in self._jobs, "job opened twice"
@@ -97,6 +94,26 @@ class TcpSender:
         for channel in job.channels:
             found = self._resolver.submit(socket.getaddrinfo, job.spec.host, channel.port, type=socket.SOCK_STREAM)
             found.add_done_callback(lambda f, c=channel: self._loop.call(lambda: self._on_resolved(job, c, f)))  # type: ignore[misc]
+
+    def _writer(self, job: _Job, rank: int, heads: range, shared: bool) -> StreamWriter:
+        """`shared`: to a receiver that will map this process's memory."""
+        spec, source = job.spec, self._source
+        nixl = self._nixl if NIXL in spec.transports and not shared else None
+        hello = Hello(
+            job_id=spec.job_id,
+            data_token=spec.data_token,
+            sender_rank=source.rank,
+            sender_tp=source.layout.tensor_parallel,
+            receiver_rank=rank,
+            layout=self._digest,
+            exported=nixl.exported if nixl else None,
+            offer=self._ipc.offer if self._ipc and shared else None,
+        )
+        offset, _ = byte_range(peer_layout(source.layout, len(spec.data_ports)), rank, heads)
+        greeting = wire.pack_hello(hello)
+        if export := self._ipc if shared else nixl:
+            return DescriptorWriter(export, heads, offset, spec.slots, job.queue, greeting)
+        return FrameWriter(source, heads, offset, spec.slots, job.queue, greeting)
 
     def _queue(self, job_id: str, pages: list[tuple[int, int]]) -> None:
         job = self._jobs.get(job_id)
@@ -126,6 +143,8 @@ class TcpSender:
             return
         try:
             channel.addresses = [(family, address) for family, _, _, _, address in found.result()]
+            if channel.path is not None:
+                channel.addresses.insert(0, (socket.AF_UNIX, channel.path))
         except OSError as error:
             fault = TransferFault(Failure.UNREACHABLE, f"{job.spec.host}: {error.strerror or error}")
             self._fail(job.id, fault)
@@ -139,16 +158,31 @@ class TcpSender:
             self._fail(job.id, TransferFault(Failure.UNREACHABLE, f"{channel.name} at {job.spec.host}: {why}"))
             return
         family, address = channel.addresses.pop(0)
+        if channel.path is not None and family != socket.AF_UNIX:
+            if job.spec.host not in self._unshared:
+                self._unshared.add(job.spec.host)
+                log.info("pages for %s go over TCP, not through shared memory: %s", job.spec.host, why)
+            channel.leave_unix()
         try:
             channel.sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:  # no such address family here, or out of descriptors
             self._connect(job, channel, str(error))
             return
         wire.tune(channel.sock, self._stall_timeout_s)
-        refused = channel.sock.connect_ex(address)
+        try:
+            refused = channel.sock.connect_ex(address)
+        except (OSError, ValueError) as error:  # no path that a socket can have
+            self._connect(job, channel, str(error))
+            return
         if refused not in (0, errno.EINPROGRESS):
             self._connect(job, channel, os.strerror(refused))
             return
+        if family == socket.AF_UNIX:
+            assert self._ipc is not None
+            if not doors.of_this_user(channel.sock):
+                self._connect(job, channel, f"{address} is another user's")
+                return
+            channel.ancillary = doors.with_files(self._ipc.files())
         self._loop.watch(channel.sock, selectors.EVENT_WRITE, lambda mask: self._on_connected(job, channel))
 
     def _on_connected(self, job: _Job, channel: _Channel) -> None:
@@ -173,7 +207,10 @@ class TcpSender:
             if mask & selectors.EVENT_READ or channel.broken:
                 channel.receive_verdict()
         except TransferFault as fault:
-            self._fail(job.id, fault)
+            if fault.failure is Failure.UNSHARED and channel.path is not None:
+                self._connect(job, channel, fault.detail)
+            else:
+                self._fail(job.id, fault)
         except Exception:
             log.exception("bug while sending KV pages")
             self._fail(job.id, TransferFault(Failure.INTERNAL, "see the log"))
@@ -245,10 +282,15 @@ class _Job:
 class _Channel:
     """This rank's stream to one receiver rank."""
 
-    def __init__(self, name: str, port: int, writer: FrameWriter | DescriptorWriter) -> None:
+    def __init__(self, name: str, port: int, path: str | None, make_writer: Callable[[bool], StreamWriter]) -> None:
+        """`path`: the Unix socket to try first; `make_writer`: takes whether it goes there."""
         self.name = name
         self.port = port
-        self.writer = writer
+        self.path = path
+        self.writer = make_writer(path is not None)
+        self.ancillary: list[tuple[int, int, bytes]] = []
+        """Descriptors that go with the next byte."""
+        self._make_writer = make_writer
         self.addresses: list[tuple[int, Any]] = []
         """(family, address) still to be tried."""
         self.sock: socket.socket | None = None
@@ -260,13 +302,23 @@ class _Channel:
         self.quiet_ticks = 0
         self._verdict = bytearray()
 
+    def leave_unix(self) -> None:
+        """From the beginning again, over TCP."""
+        self.path = None
+        self.writer.drop()
+        self.writer = self._make_writer(False)
+        self.ancillary.clear()
+        self.connected = self.broken = False
+        self._verdict.clear()
+
     def send_pages(self) -> None:
         """What the socket takes, up to a turn's share."""
         assert self.sock is not None
         budget = wire.TURN_BYTES
         try:
             while budget > 0 and (buffers := self.writer.buffers()):
-                count = self.sock.sendmsg(buffers)
+                count = self.sock.sendmsg(buffers, self.ancillary)
+                self.ancillary.clear()
                 self.quiet_ticks = 0
                 self.writer.advance(count)
                 budget -= count

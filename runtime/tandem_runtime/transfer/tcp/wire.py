@@ -3,7 +3,7 @@
 sender -> receiver   preamble, hello (msgpack), then frames:
                        header (kind, slot, generation, offset, length), payload, xxh3_64 of the payload
                        or a heartbeat header alone, while the sender has nothing to send
-                       (a sender whose pages are read by NIXL sends `nixl.wire` records instead)
+                       (a sender whose pages are read by the receiver sends `descriptors` instead)
 receiver -> sender   one verdict, then the connection ends
 """
 
@@ -118,6 +118,8 @@ def ticks(stall_timeout_s: float) -> tuple[float, int]:
 def tune(sock: socket.socket, stall_timeout_s: float) -> None:
     """Buffers are left to the kernel's autotuning, which outgrows what SO_RCVBUF may ask for."""
     sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_timeout_s * 1000))

@@ -1,4 +1,4 @@
-"""Turns queued pages into the bytes of one stream. Sans I/O: says what to send next."""
+"""Pages as frames."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 import xxhash
 
-from tandem_runtime.transfer.ledger import FragmentHeader
 from tandem_runtime.transfer.memory import PageSource
+from tandem_runtime.transfer.outgoing import StreamWriter
 from tandem_runtime.transfer.tcp import wire
 
 _MAX_BUFFERS = 64
 """Small fragments share a system call, up to about this many buffers."""
 
 
-class FrameWriter:
-    """Alternate `buffers` (send them in order) and `advance` (say how many bytes were sent)."""
-
+class FrameWriter(StreamWriter):
     def __init__(
         self,
         source: PageSource,
@@ -26,36 +24,18 @@ class FrameWriter:
         queue: Sequence[tuple[int, int]],
         hello: bytes,
     ) -> None:
-        """`offset` of the heads in the receiver's page; `queue`: (slot index, page id), to which its owner appends."""
+        super().__init__(heads, offset, slots, queue)
         self._source = source
-        self._heads = heads
-        self._offset = offset
-        self._slots = slots
-        self._queue = queue
-        self._taken = 0  # of the queue
         self._pending = [memoryview(hello)]
         self._payload = memoryview(b"")  # of the page being framed, what is not pending yet
         self._held: list[int] = []  # pages that _pending or _payload view
         self._hash = xxhash.xxh3_64()
-        self.payload_bytes = 0
-        """Framed so far."""
-
-    @property
-    def idle(self) -> bool:
-        """Nothing to send now."""
-        return not self._pending and not self._payload and self._taken == len(self._queue)
-
-    @property
-    def done(self) -> bool:
-        """Every slot was sent."""
-        return self.idle and self._taken == len(self._slots)
 
     def heartbeat(self) -> None:
         assert self.idle
         self._pending.append(memoryview(wire.HEARTBEAT))
 
     def buffers(self) -> list[memoryview]:
-        """Empty when idle."""
         if not self._pending:
             self._frame()
         return self._pending
@@ -72,19 +52,21 @@ class FrameWriter:
             self._release(keep=1 if self._payload else 0)
 
     def drop(self) -> None:
-        """The stream ends here; no page is read after this."""
         self._pending.clear()
         self._payload = memoryview(b"")
         self._release(keep=0)
+
+    @property
+    def _unsent(self) -> bool:
+        return bool(self._pending or self._payload)
 
     def _frame(self) -> None:
         room = wire.SLICE_BYTES
         while room > 0 and len(self._pending) < _MAX_BUFFERS:
             if not self._payload:
-                if self._taken == len(self._queue):
+                if not self._waiting:
                     return
-                self._begin_fragment(*self._queue[self._taken])
-                self._taken += 1
+                self._begin_fragment(*self._take())
             part, self._payload = self._payload[:room], self._payload[room:]
             self._hash.update(part)
             self._pending.append(part)
@@ -97,8 +79,7 @@ class FrameWriter:
         self._payload = self._source.outgoing(page_id, self._heads)
         self._held.append(page_id)
         self._hash.reset()
-        header = FragmentHeader(index, self._slots[index][1], self._offset, len(self._payload))
-        self._pending.append(memoryview(wire.pack_header(header)))
+        self._pending.append(memoryview(wire.pack_header(self._header(index, len(self._payload)))))
 
     def _release(self, keep: int) -> None:
         while len(self._held) > keep:
