@@ -1,6 +1,6 @@
 """Moves KV pages between two processes on loopback over a transport and over plain sockets.
 
-    python benchmarks/kv_transfer.py [--mib 256] [--rounds 7] [--transport tcp nixl]
+    python benchmarks/kv_transfer.py [--mib 256] [--rounds 7] [--transport tcp ipc nixl]
 
 All in turns, so that a busy machine is equally busy for each. Prints GB/s (median and best), the ratio of medians to
 plain sockets, the receiver's CPU time (steadier than GB/s) and how much the receiving process grew.
@@ -15,12 +15,16 @@ import queue
 import resource
 import socket
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import psutil
 from tandem_runtime.core.kv import KVLayout
+from tandem_runtime.transfer.ipc.export import IpcExport
+from tandem_runtime.transfer.ipc.host import HostExport, HostImport, SharedMemory
+from tandem_runtime.transfer.ipc.reads import IpcReads
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.nixl.agent import NixlAgent, dram
 from tandem_runtime.transfer.nixl.export import NixlExport
@@ -115,9 +119,13 @@ def usage() -> tuple[float, int]:
 def touched(layout: KVLayout, pages: int) -> memoryview:
     """Resident memory, as a KV cache is."""
     buffer = memoryview(mmap.mmap(-1, pages * layout.page_bytes))
+    touch(buffer)
+    return buffer
+
+
+def touch(buffer: memoryview) -> None:
     for start in range(0, len(buffer), mmap.PAGESIZE):
         buffer[start] = start // mmap.PAGESIZE % 251
-    return buffer
 
 
 def receive_tcp(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]:
@@ -128,16 +136,29 @@ def receive_nixl(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]
     return receive_pages(pipe, memory, rounds, NixlReads(NixlAgent(), memory.layout.page_bytes))
 
 
-def receive_pages(pipe: Pipe, memory: PageMemory, rounds: int, nixl: NixlReads | None) -> Iterator[float]:
+def receive_ipc(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/kv"
+        yield from receive_pages(pipe, memory, rounds, None, IpcReads(HostImport(memory), path), path)
+
+
+def receive_pages(
+    pipe: Pipe,
+    memory: PageMemory,
+    rounds: int,
+    nixl: NixlReads | None,
+    ipc: IpcReads | None = None,
+    ipc_path: str = "",
+) -> Iterator[float]:
     """Yields the seconds of each round."""
     reports: queue.SimpleQueue[ReceiveReport] = queue.SimpleQueue()
-    receiver = TcpReceiver(memory, reports.put, host="127.0.0.1", nixl=nixl)
+    receiver = TcpReceiver(memory, reports.put, host="127.0.0.1", nixl=nixl, ipc=ipc)
     slots = [(page, 1) for page in range(memory.num_pages)]
     for number in range(rounds):
         receiver.open(ReceiveJob(job_id=f"{number}", data_token="token", sender_tp=1, slots=slots))
         pipe.recv()
         start = time.perf_counter()
-        pipe.send(receiver.port)
+        pipe.send((receiver.port, ipc_path))
         done = reports.get()
         assert done.ok, done
         yield time.perf_counter() - start
@@ -145,27 +166,42 @@ def receive_pages(pipe: Pipe, memory: PageMemory, rounds: int, nixl: NixlReads |
 
 
 def send_tcp(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
-    send_pages(pipe, layout, touched(layout, pages), rounds, None)
+    send_pages(pipe, PageMemory(touched(layout, pages), layout, rank=0), rounds, None)
 
 
 def send_nixl(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
     cache = touched(layout, pages)
-    send_pages(pipe, layout, cache, rounds, NixlExport(NixlAgent(), dram(cache)))
-
-
-def send_pages(pipe: Pipe, layout: KVLayout, cache: memoryview, rounds: int, nixl: NixlExport | None) -> None:
     memory = PageMemory(cache, layout, rank=0)
+    send_pages(pipe, memory, rounds, NixlExport(NixlAgent(), dram(cache), memory))
+
+
+def send_ipc(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
+    shared = SharedMemory(pages * layout.page_bytes)
+    touch(shared.view)
+    memory = PageMemory(shared.view, layout, rank=0)
+    send_pages(pipe, memory, rounds, None, IpcExport(HostExport(shared, memory)))
+
+
+def send_pages(
+    pipe: Pipe, memory: PageMemory, rounds: int, nixl: NixlExport | None, ipc: IpcExport | None = None
+) -> None:
     pages = memory.num_pages
     reports: queue.SimpleQueue[SendReport] = queue.SimpleQueue()
-    sender = TcpSender(memory, reports.put, nixl=nixl)
+    sender = TcpSender(memory, reports.put, nixl=nixl, ipc=ipc)
     transports = [NIXL] if nixl else []
     slots = [(page, 1) for page in range(pages)]
     for number in range(rounds):
         pipe.send("ready")
-        port = pipe.recv()
+        port, ipc_path = pipe.recv()
         job = f"{number}"
         spec = SendJob(
-            job_id=job, data_token="token", host="127.0.0.1", data_ports=[port], slots=slots, transports=transports
+            job_id=job,
+            data_token="token",
+            host="127.0.0.1",
+            data_ports=[port],
+            slots=slots,
+            transports=transports,
+            ipc_paths=[ipc_path] if ipc_path else [],
         )
         sender.open(spec)
         for first in range(0, pages, CHUNK_PAGES):
@@ -201,7 +237,11 @@ def send_plain(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
                 connection.sendall(memory.outgoing(page, range(layout.num_kv_heads)))
 
 
-TRANSPORTS: dict[str, tuple[Receive, Send]] = {"tcp": (receive_tcp, send_tcp), "nixl": (receive_nixl, send_nixl)}
+TRANSPORTS: dict[str, tuple[Receive, Send]] = {
+    "tcp": (receive_tcp, send_tcp),
+    "ipc": (receive_ipc, send_ipc),
+    "nixl": (receive_nixl, send_nixl),
+}
 
 if __name__ == "__main__":
     main()

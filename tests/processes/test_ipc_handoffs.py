@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from processes.asking import ask, completion_body, random_prompt, texts
-from support.service import Service, serving
+from processes.faults import ticketed, until
 from support.serving import EnginePod, Fleet
+from tandem_contract import headers
 from tandem_contract import metrics as names
 
 pytestmark = pytest.mark.processes
@@ -22,6 +23,13 @@ def mapped(pod: EnginePod) -> int:
     """KV caches of other processes that the pod's engine has in its address space."""
     maps = Path(f"/proc/{pod.child('tandem-engine').pid}/maps").read_text()
     return sum("memfd:tandem-kv" in line for line in maps.splitlines())
+
+
+async def hand_over(fleet: Fleet, prefill: EnginePod, decode: EnginePod, seed: int) -> int:
+    """Pages that went from one to the other for a prompt of 100 tokens."""
+    body = completion_body(random_prompt(random.Random(seed), 100))
+    answer = await ask(decode.url, body, {**ticketed(fleet, prefill, f"{seed}"), headers.TIMING: "1"})
+    return int(answer["tandem"]["handoff_pages"])
 
 
 async def test_answers_are_those_of_one_process_whoever_shares_memory(fleet: Fleet) -> None:
@@ -47,54 +55,39 @@ async def test_answers_are_those_of_one_process_whoever_shares_memory(fleet: Fle
     assert mapped(decode) == 1, "of the one prefill pod that shares"
 
 
-@pytest.mark.parametrize(("prefill_tp", "decode_tp"), [(2, 1), (1, 2)])
-async def test_ranks_map_the_ranks_that_feed_them(
-    fleet: Fleet, reference: EnginePod, prefill_tp: int, decode_tp: int
-) -> None:
-    ranks = {"kv_transport": "ipc"}
-    with serving(
-        fleet,
-        prefill=ranks | {"tensor_parallel_size": prefill_tp},
-        decode=ranks | {"tensor_parallel_size": decode_tp},
-    ) as service:
-        body = completion_body(random_prompt(random.Random(prefill_tp), 200))
-        answer = await ask(service.gateway.url, body, {"X-Tandem-Timing": "1"})
-        alone = await ask(reference.url, body)
-        assert answer["choices"][0]["text"] == alone["choices"][0]["text"]
-        assert answer["tandem"]["handoff_pages"] == 13
-        assert mapped(service.decode) == prefill_tp
-        service.wait_idle()
+async def test_two_ranks_share_and_one_maps_both(fleet: Fleet, reference: EnginePod) -> None:
+    prefill = fleet.pod("prefill", kv_transport="ipc", tensor_parallel_size=2)
+    decode = fleet.pod("decode", kv_transport="ipc")
+    for pod in (prefill, decode):
+        pod.wait_ready()
+    body = completion_body(random_prompt(random.Random(3), 200))
+    answer = await ask(decode.url, body, {**ticketed(fleet, prefill, "one"), headers.TIMING: "1"})
+    assert answer["choices"][0]["text"] == (await ask(reference.url, body))["choices"][0]["text"]
+    assert answer["tandem"]["handoff_pages"] == 13
+    assert mapped(decode) == 2
 
 
-@pytest.fixture
-def service(fleet: Fleet) -> Iterator[Service]:
-    with serving(fleet, prefill=IPC, decode=IPC) as made:
-        yield made
+async def test_pods_that_are_killed_leave_nothing_behind(fleet: Fleet) -> None:
+    named = os.listdir("/dev/shm")
+    prefill, decode = fleet.pod("prefill", **IPC), fleet.pod("decode", **IPC)
+    for pod in (prefill, decode):
+        pod.wait_ready()
+    assert await hand_over(fleet, prefill, decode, 1) == 7
+    assert mapped(decode) == 1
 
+    prefill.signal(signal.SIGKILL)
+    prefill.wait_exit()
+    await until(lambda: mapped(decode) == 0)
+    prefill = fleet.again(prefill)
+    prefill.wait_ready()
+    assert await hand_over(fleet, prefill, decode, 2) == 7
+    assert mapped(decode) == 1
 
-async def test_a_prefill_pod_that_is_killed_gives_its_memory_back(service: Service) -> None:
-    rng = random.Random(7)
-    await ask(service.gateway.url, completion_body(random_prompt(rng, 100)))
-    assert mapped(service.decode) == 1
-    service.prefill.signal(signal.SIGKILL)
-    service.prefill.wait_exit()
-    await ask(service.gateway.url, completion_body(random_prompt(rng, 100)))
-    assert mapped(service.decode) == 0
-    again = service.fleet.again(service.prefill)
-    again.wait_ready()
-    service.decode.wait_idle()
-
-
-async def test_a_decode_pod_that_is_killed_leaves_nothing_held(service: Service) -> None:
-    rng = random.Random(8)
-    before = set(Path("/dev/shm").iterdir())
-    await ask(service.gateway.url, completion_body(random_prompt(rng, 100)))
-    service.decode.signal(signal.SIGKILL)
-    service.decode.wait_exit()
-    again = service.again(service.decode)
-    again.wait_ready()
-    answer = await ask(service.gateway.url, completion_body(random_prompt(rng, 100)), {"X-Tandem-Timing": "1"})
-    assert answer["tandem"]["handoff_pages"] == 7
-    assert mapped(again) == 1
-    service.prefill.wait_idle()
-    assert set(Path("/dev/shm").iterdir()) == before
+    decode.signal(signal.SIGKILL)
+    decode.wait_exit()
+    decode = fleet.again(decode)
+    decode.wait_ready()
+    assert await hand_over(fleet, prefill, decode, 3) == 7
+    for pod in (prefill, decode):
+        pod.wait_idle()
+    assert os.listdir("/dev/shm") == named

@@ -26,7 +26,8 @@ from transfer.rig import Rig, WatchedMemory
 
 
 class IpcRig(Rig):
-    def __init__(self, stall_timeout_s: float = 10.0, *, gpu: bool = False, **shape: Any) -> None:
+    def __init__(self, stall_timeout_s: float = 10.0, *, gpu: bool = False, shared_by: str = "", **shape: Any) -> None:
+        """`shared_by`: `host`, for senders that do not share a GPU's memory."""
         self._folder = tempfile.TemporaryDirectory(prefix="ipc-")
         self.reads: list[IpcReads] = []
 
@@ -38,7 +39,7 @@ class IpcRig(Rig):
             return TcpReceiver(sink, report, host="127.0.0.1", stall_timeout_s=stall_timeout_s, ipc=self.reads[-1])
 
         def sender(source: PageSource, report: OnSend, cache: memoryview) -> PageSender:
-            export = (of_gpu if gpu else of_host)(cache, source.layout, source.rank)
+            export = (of_gpu if gpu and shared_by != "host" else of_host)(cache, source.layout, source.rank)
             return TcpSender(source, report, stall_timeout_s=stall_timeout_s, ipc=IpcExport(export))
 
         super().__init__(receiver, sender, **shape)

@@ -18,6 +18,10 @@ class RawSender:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
 
     def hello(self, job_id: str, shape: KVLayout, **changes: Any) -> None:
+        self.sock.sendall(self.greeting(job_id, shape, **changes))
+
+    @staticmethod
+    def greeting(job_id: str, shape: KVLayout, **changes: Any) -> bytes:
         fields: dict[str, Any] = {
             "job_id": job_id,
             "data_token": TOKEN,
@@ -26,7 +30,7 @@ class RawSender:
             "receiver_rank": 0,
             "layout": layout_digest(shape),
         }
-        self.sock.sendall(wire.pack_hello(Hello(**(fields | changes))))
+        return wire.pack_hello(Hello(**(fields | changes)))
 
     def header(self, index: int, generation: int, offset: int, length: int) -> None:
         self.sock.sendall(wire.pack_header(FragmentHeader(index, generation, offset, length)))

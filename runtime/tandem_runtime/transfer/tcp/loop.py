@@ -85,7 +85,7 @@ class SelectorLoop:
                 self._poll_in = self._poll()
                 if self._poll_in:
                     time.sleep(self._poll_in)  # the selector cannot wait for less than a millisecond
-            if time.monotonic() >= next_tick:
+            if not self._stopping and time.monotonic() >= next_tick:
                 self._guard(self._on_tick)
                 next_tick = time.monotonic() + self._tick_s
         self._selector.close()
