@@ -28,6 +28,7 @@ def builder(target: Path, name: str) -> "subprocess.Popen[str]":
         [sys.executable, "-c", BUILD_SLOWLY, str(target), name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
@@ -44,6 +45,8 @@ def test_a_second_process_waits_and_finds_it_made(tmp_path: Path) -> None:
         assert first.stdout.readline() == "building\n"
         assert not target.exists(), "must not appear before it is whole"
         with builder(target, "second") as second:
+            assert second.stderr is not None
+            assert second.stderr.readline().startswith("Waiting for the process that holds ")
             first.communicate("go on\n", timeout=10)
             assert second.communicate(timeout=10)[0] == "done\n"
     assert (target / "built-by").read_text() == "first"

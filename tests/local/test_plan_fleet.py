@@ -51,6 +51,11 @@ def test_pods_share_no_port_listen_on_loopback_and_trust_the_gateways_key() -> N
     assert {gateway.ticket_key_file, *(pod.ticket_key_file for pod in pods)} == {"/k"}
 
 
+def test_the_gateway_drains_as_long_as_the_pods() -> None:
+    gateway, pods = plan(replace(OPTIONS, engine=ServeFlags(model="/m", drain_timeout=7.0, log_format="json")))
+    assert {(flags.drain_timeout, flags.log_format) for flags in (gateway, *pods)} == {(7.0, "json")}
+
+
 def test_engine_flags_reach_every_pod() -> None:
     engine = ServeFlags(model="/m", max_model_len=99, cpu_threads=7, kv_cache_memory="1GiB")
     _, pods = plan(replace(OPTIONS, engine=engine))

@@ -1,7 +1,10 @@
 """The supervisor over small programs of its own kind, without a command line around it."""
 
+import asyncio
+import contextlib
 import sys
 
+import aiohttp
 import pytest
 from tandem_runtime.core.errors import StartupError
 from tandem_runtime.local.child import Program
@@ -11,10 +14,12 @@ from tandem_runtime.local.supervisor import State, Supervisor, restart_delay
 pytestmark = pytest.mark.processes
 
 SERVE = """
-import http.server, signal, sys
+import http.server, os, signal, sys
 {before}
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/die":
+            os._exit(1)
         self.send_response(200)
         self.end_headers()
     def log_message(self, *_):
@@ -29,12 +34,20 @@ class Record:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.states: list[tuple[str, State, str]] = []
+        self._changed = asyncio.Event()
 
     def line(self, name: str, text: str) -> None:
         self.lines.append(text)
 
     def state(self, name: str, state: State, detail: str = "") -> None:
         self.states.append((name, state, detail))
+        self._changed.set()
+
+    async def told(self, state: State, times: int) -> None:
+        """Returns once it has been."""
+        while [known for _, known, _ in self.states].count(state) < times:
+            self._changed.clear()
+            await self._changed.wait()
 
 
 def server(name: str, before: str = "") -> Program:
@@ -91,6 +104,19 @@ async def test_output_comes_in_lines_whatever_their_length_and_ending() -> None:
         with pytest.raises(StartupError):
             await fleet.wait_ready()
     assert view.lines == ["x" * 200_000, "10%", "20%", "done", "half"]
+
+
+async def test_a_program_that_was_ready_is_restarted_as_after_its_first_death() -> None:
+    program, view = server("pod"), Record()
+    async with Supervisor([program], view, drain_s=10) as fleet, aiohttp.ClientSession() as http:
+        for deaths in (1, 2):
+            await view.told("ready", deaths)
+            with contextlib.suppress(aiohttp.ClientError):
+                await http.get(program.ready_url + "die")
+            await view.told("restarting", deaths)
+        assert fleet.was_ready
+    delays = [detail for _, state, detail in view.states if state == "restarting"]
+    assert delays == ["in 0.5 s; it exited with status 1"] * 2
 
 
 def test_restart_delay_doubles_up_to_half_a_minute() -> None:
