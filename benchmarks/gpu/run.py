@@ -163,7 +163,7 @@ def _run(name: str, part: Part, seconds: float, book: Book) -> int:
                 if line.startswith("{"):
                     result["cases"].append(json.loads(line))
                 else:
-                    result["text"] = [*result["text"][-79:], line.rstrip()]
+                    result["text"] = [*result["text"][-199:], line.rstrip()]
                 result["seconds"] = round(time.monotonic() - began, 1)
                 book.write(name, result)
         result["status"] = process.returncode

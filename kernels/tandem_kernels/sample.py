@@ -16,6 +16,8 @@ import triton.language as tl
 from tandem_kernels.launch import Launch, power_of_2
 
 MAX_BLOCK = 8192
+BLOCK_PER_WARP = 512
+"""More would spill registers on Ampere."""
 
 
 class SamplingTable(NamedTuple):
@@ -54,6 +56,7 @@ def launch(logits_RV: torch.Tensor, table: SamplingTable, history_SV: torch.Tens
     assert logits_RV.stride(1) == 1
     assert history_SV.shape[1] == vocab
     assert all(x.is_contiguous() for x in (*table, history_SV))
+    block = min(MAX_BLOCK, power_of_2(vocab))
     return Launch(
         sample_kernel,
         (rows,),
@@ -67,8 +70,8 @@ def launch(logits_RV: torch.Tensor, table: SamplingTable, history_SV: torch.Tens
             "logits_row": logits_RV.stride(0),
             "vocab": vocab,
         },
-        {"BLOCK": min(MAX_BLOCK, power_of_2(vocab))},
-        num_warps=16 if vocab >= MAX_BLOCK else 4,
+        {"BLOCK": block},
+        num_warps=max(4, block // BLOCK_PER_WARP),
     )
 
 

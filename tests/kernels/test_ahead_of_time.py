@@ -69,11 +69,11 @@ def rope(dim: int, kv_dtype: torch.dtype) -> Launch:
     )  # fmt: skip
 
 
-def sampling() -> Launch:
-    logits = meta(64, 151936)
+def sampling(vocab: int) -> Launch:
+    logits = meta(64, vocab)
     numbers, integers = meta(64, 6, dtype=torch.float32), meta(64, 4, dtype=torch.int64)
-    found = sample.Sampled(meta(64, dtype=torch.int64), meta(64, 151936, dtype=torch.float32))
-    return sample.launch(logits, sample.SamplingTable(numbers, integers), ints(256, 151936), found)
+    found = sample.Sampled(meta(64, dtype=torch.int64), meta(64, vocab, dtype=torch.float32))
+    return sample.launch(logits, sample.SamplingTable(numbers, integers), ints(256, vocab), found)
 
 
 def moe(tokens: int, dtype: torch.dtype, capability: int, *, inner: int = 1536, fp8: bool = False) -> list[Launch]:
@@ -100,15 +100,19 @@ def routing() -> Launch:
     return moe_route.launch(meta(64, 128), found, normalise=True)
 
 
-def fp8_product(rows: int) -> Launch:
+def fp8_product(rows: int, first_column: int = 0) -> Launch:
     x = fp8_quantize.Quantized(meta(rows, 5120, dtype=FP8), meta(rows, 40, dtype=FP32))
-    scales = fp8_gemm.BlockScales(meta(80, 40, dtype=FP32), ints(10240))
+    scales = fp8_gemm.BlockScales(meta(80, 41, dtype=FP32), ints(10240), first_column)
     return fp8_gemm.launch(x, meta(10240, 5120, dtype=FP8), scales, meta(rows, 10240))
 
 
-def quantize() -> Launch:
-    found = fp8_quantize.Quantized(meta(64, 5120, dtype=FP8), meta(64, 40, dtype=FP32))
-    return fp8_quantize.launch(meta(64, 5120), found)
+def quantize() -> list[Launch]:
+    """For the kernel, and for the library."""
+    token_major, group_major = meta(64, 40, dtype=FP32), meta(40, 64, dtype=FP32).t()
+    return [
+        fp8_quantize.launch(meta(64, 5120), fp8_quantize.Quantized(meta(64, 5120, dtype=FP8), scales))
+        for scales in (token_major, group_major)
+    ]
 
 
 def dequantize() -> Launch:
@@ -125,16 +129,21 @@ CASES: dict[str, Callable[[int], list[Launch]]] = {
     "paged_decode": lambda _: decode(128, BF16, BF16, 4),
     "paged_decode unsplit": lambda _: decode(128, FP16, FP16, 1),
     "paged_decode 64": lambda _: decode(64, BF16, BF16, 4),
+    "paged_decode 96": lambda _: decode(96, BF16, BF16, 4),
+    "paged_decode fp32": lambda _: decode(128, FP32, FP32, 4),
     "paged_prefill": lambda arch: [prefill(128, BF16, BF16, 4096, arch)],
     "paged_prefill short": lambda arch: [prefill(128, BF16, BF16, 64, arch)],
     "paged_prefill few": lambda arch: [prefill(128, BF16, BF16, 16, arch)],
     "paged_prefill 64": lambda arch: [prefill(64, BF16, BF16, 4096, arch)],
+    "paged_prefill 96": lambda arch: [prefill(96, FP16, FP16, chunk, arch) for chunk in (16, 64, 4096)],
+    "paged_prefill fp32": lambda arch: [prefill(128, FP32, FP32, 4096, arch)],
+    "moe_gemm fp32": lambda arch: moe(64, FP32, arch),
     "moe_route": lambda _: [routing()],
     "moe_gemm few": lambda arch: moe(64, BF16, arch),
     "moe_gemm some": lambda arch: moe(1024, BF16, arch),
     "moe_gemm many": lambda arch: moe(4096, FP16, arch),
     "moe_combine": lambda _: [moe_combine.launch(meta(512, 4096), meta(64, 4096), meta(64, 4096), 8)],
-    "sample": lambda _: [sampling()],
+    "sample": lambda _: [sampling(151936), sampling(4000)],
     "pack": lambda _: [
         kv_pages.pack_launch(meta(100, 8, 4096, dtype=torch.int64), ints(9), 2, meta(9, 4, 4096, dtype=torch.int64))
     ],
@@ -144,20 +153,16 @@ CASES: dict[str, Callable[[int], list[Launch]]] = {
 }
 """By the compute capability that launch tables choose for."""
 HOPPER_CASES: dict[str, Callable[[int], list[Launch]]] = {
-    "paged_decode 96": lambda _: decode(96, BF16, BF16, 4),
-    "paged_decode fp32": lambda _: decode(128, FP32, FP32, 4),
-    "paged_prefill 96": lambda arch: [prefill(96, FP16, FP16, 4096, arch)],
-    "paged_prefill fp32": lambda arch: [prefill(128, FP32, FP32, 4096, arch)],
-    "moe_gemm fp32": lambda arch: moe(64, FP32, arch),
     "moe_gemm fp8": lambda arch: [
         x for tokens in (64, 1024, 4096) for x in moe(tokens, BF16, arch, inner=192, fp8=True)
     ],
     "fp8_dequantize": lambda _: [dequantize()],
-    "fp8_quantize": lambda _: [quantize()],
-    "fp8_gemm": lambda _: [fp8_product(rows) for rows in (1, 32, 64)],
+    "fp8_quantize": lambda _: quantize(),
+    "fp8_gemm": lambda _: [fp8_product(rows, first) for rows in (1, 32, 64, 256) for first in (0, 64)],
     "qk_norm_rope_kv_write fp8": lambda _: [rope(128, FP8)],
     "paged_decode fp8": lambda _: decode(128, BF16, FP8, 4),
-    "paged_prefill fp8": lambda arch: [prefill(128, BF16, FP8, 4096, arch)],
+    "paged_decode 64 fp8": lambda _: decode(64, BF16, FP8, 4),
+    "paged_prefill fp8": lambda arch: [prefill(128, BF16, FP8, chunk, arch) for chunk in (16, 4096)],
 }
 
 
