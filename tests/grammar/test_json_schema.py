@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,16 @@ def test_exact_only_sometimes(schema: Any, words: str) -> None:
     with pytest.raises(GrammarError, match=words):
         sources.of_json_schema(schema, strict=True)
     COMPILER.compile(sources.combine(sources.of_json_schema(schema, strict=False)))
+
+
+@pytest.mark.parametrize("junk", [None, True, -1, 1.5, "a", [], [[]], [{}], [1, "a"], {}, {"a": 1}, {"a": {"a": []}}])
+@pytest.mark.parametrize("keyword", [*ENFORCED, *REFUSED, "$schema"])
+def test_values_of_the_wrong_kind_are_no_crash(keyword: str, junk: Any) -> None:
+    other = closed({"a": {"const": 1}}, required=["a"])
+    for strict in (True, False):
+        for schema in ({keyword: junk}, {"oneOf": [{keyword: junk, "type": "object"}, other], keyword: junk}):
+            with suppress(GrammarError):
+                COMPILER.compile(sources.combine(sources.of_json_schema(schema, strict=strict)))
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "é"])

@@ -78,7 +78,8 @@ class _Reader:
                 made[key] = self._below(ENFORCED.get(key, "none"), value, f"{path}/{key}")
         if self._strict and isinstance(schema.get("oneOf"), list):
             self._check_one_of(schema["oneOf"], path)
-            made["allOf"] = [*made.get("allOf", []), {"anyOf": made.pop("oneOf")}]
+            others = made["allOf"] if isinstance(made.get("allOf"), list) else []
+            made["allOf"] = [*others, {"anyOf": made.pop("oneOf")}]
         return made
 
     def _below(self, kind: Below, value: Any, path: str) -> Any:
@@ -99,7 +100,9 @@ class _Reader:
                 return isinstance(schema[key], str) and schema[key].rstrip("#") in _DIALECTS
             case "format":
                 types = _types(schema)
-                known = schema[key] in FORMATS or (types is not None and "string" not in types)
+                known = (isinstance(schema[key], str) and schema[key] in FORMATS) or (
+                    types is not None and "string" not in types
+                )
                 if self._strict and not known:
                     raise _refusal(
                         f"the format {schema[key]!r}", path, f"use a pattern, or one of {', '.join(sorted(FORMATS))}"
@@ -166,7 +169,7 @@ def _types(schema: Mapping[str, Any]) -> set[str] | None:
         values = _values(schema)
         return None if values is None else {_type_of(value) for value in values}
     listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
-    return {"number" if name == "integer" else name for name in listed}
+    return {"number" if name == "integer" else name for name in listed if isinstance(name, str)}
 
 
 def _type_of(value: Any) -> str:

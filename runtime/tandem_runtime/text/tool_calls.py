@@ -90,10 +90,12 @@ class _Body:
 
 
 class ToolCallParser:
-    """Text in, content and calls out, in their order; the text may be cut anywhere, and the same comes out.
+    """Text in, content and calls out, in their order. Put together they do not depend on where the text is cut.
 
-    A call is announced when its name is known, and its arguments follow as they come. What is no call of a known
-    function is content, tags included. White space around calls is dropped.
+    A call whose header comes in the usual order is announced when its name is known, and its arguments follow as they
+    come; others are read when they are complete. What names no known function, or is not closed within 16 Ki
+    characters, is content, tags included. White space around calls is dropped, and so is what stands between the end of
+    a call's arguments and its closing tag, and everything after as many calls as are wanted.
     """
 
     def __init__(self, names: Collection[str], *, at_most: int | None = None) -> None:
