@@ -24,7 +24,7 @@ class OperatorFlags:
     leader_elect: bool = flag(True, help="only the holder of the lease writes")
     lease_namespace: str = flag("default", help="namespace of the lease")
     lease_name: str = flag("tandem-operator", help="name of the lease")
-    workers: int = flag(4, help="services worked on at the same time")
+    workers: int = flag(3, help="services worked on at the same time")
     resync: float = flag(60.0, help="seconds after which every service is looked at again, events or not")
     host: str = flag("0.0.0.0", help="listen address")
     metrics_port: int = flag(ports.METRICS, help="port of /metrics, /livez, /readyz; 0 picks a free one")

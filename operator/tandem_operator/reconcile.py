@@ -119,11 +119,13 @@ class Reconciler:
             if error.status not in (404, 409):
                 raise
             return False
-        for event in events_for(body, new, previous, now=self._now()):
-            # Events are a courtesy: told twice within a second, or refused, they hold up nothing.
-            with contextlib.suppress(ApiError):
-                await self._client.create(EVENT, event)
+        await asyncio.gather(*map(self._tell, events_for(body, new, previous, now=self._now())))
         return True
+
+    async def _tell(self, event: Manifest) -> None:
+        # Events are a courtesy: told twice within a second, or refused, they hold up nothing.
+        with contextlib.suppress(ApiError):
+            await self._client.create(EVENT, event)
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

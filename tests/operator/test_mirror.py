@@ -83,8 +83,12 @@ async def test_object_that_changes_hands_leaves_one_service_and_tells_both(rig: 
         await rig.cluster.put(child(service="other"))
         await rig.until(lambda: not rig.seen())
         assert set(rig.told) == {("default", "chat"), ("default", "other")}
-        await rig.cluster.put(child(service=None))
+        rig.told.clear()
+        await rig.cluster.put(child(service="third"))
         await rig.until(lambda: not rig.seen("other"))
+        assert ("default", "other") in rig.told
+        await rig.cluster.put(child(service=None))
+        await rig.until(lambda: not rig.seen("third"))
 
 
 async def test_expired_watch_is_begun_anew_with_what_happened_meanwhile(rig: Rig) -> None:

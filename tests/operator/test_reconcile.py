@@ -467,6 +467,18 @@ async def test_first_reconcile_writes_each_child_once_and_reads_nothing_it_makes
     assert requests == {"get": 2, "list": 10, "create": 15, "patch": 1}
 
 
+async def test_second_reconcile_knows_what_the_first_one_wrote(operator: Operator) -> None:
+    """No watch has told of it yet: what is looked for in vain would be made again."""
+    mirror = Mirror(operator.client)
+    reconciler = Reconciler(operator.client, mirror, INSTALLATION, clock=lambda: NOW)
+    for changes in [], [("prefill.scaling", {"maxReplicas": 3})], [("decode.replicas", 4)]:
+        await change(operator, *changes)
+        await reconciler.reconcile("default", "chat")
+        operator.cluster.writes.clear()
+        await reconciler.reconcile("default", "chat")
+        assert not operator.cluster.writes, changes
+
+
 async def test_decisions_on_a_mirror_that_lags_keep_the_limits(operator: Operator) -> None:
     """What others did since is not known yet: never more pods than maxSurge allows, and the end is the same."""
     mirror = Mirror(operator.client)
