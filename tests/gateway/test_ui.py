@@ -28,7 +28,7 @@ async def test_the_page_and_all_that_it_names(tmp_path: Path) -> None:
             body = (await client.get(f"/ui/{script}")).body.decode()
             imported = re.findall(r'from "\./([^"]+)"', body)
             scripts += [name for name in imported if name not in scripts]
-        assert {"main.js", "chat.js", "fleet.js", "stream.js"} == set(scripts)
+        assert {"main.js", "chat.js", "fleet.js", "markup.js", "stream.js"} == set(scripts)
         for name in names | set(scripts):
             found = await client.get(f"/ui/{name}")
             assert found.status == 200, name

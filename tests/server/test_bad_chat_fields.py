@@ -83,7 +83,7 @@ async def test_chat_fields(http: aiohttp.ClientSession, fields: dict[str, Any], 
     ("fields"),
     [
         {"user": "u", "metadata": {"a": "b"}, "safety_identifier": "s", "prompt_cache_key": "k"},
-        {"store": False, "service_tier": "auto", "parallel_tool_calls": True},
+        {"store": False, "service_tier": "auto", "parallel_tool_calls": True, "verbosity": "medium", "top_logprobs": 0},
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]},
         {"tools": None, "response_format": None, "audio": None, "n": None, "stop": None, "stream_options": None},
         {"logit_bias": {"7": -100}, "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.1, "cache_salt": "t"},
@@ -93,6 +93,41 @@ async def test_chat_fields(http: aiohttp.ClientSession, fields: dict[str, Any], 
 async def test_fields_that_are_fine(http: aiohttp.ClientSession, fields: dict[str, Any]) -> None:
     async with http.post(CHAT, json={"model": "tiny", "messages": HELLO, **fields}) as response:
         assert response.status == 200, await response.text()
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        (
+            user([{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]),
+            "messages[0].content[1].type",
+        ),
+        (user([{"type": "input_audio", "text": "x"}]), "messages[0].content[0].type"),
+        ([*HELLO, {"role": "assistant", "content": [{"type": "image", "text": "x"}]}], "messages[1].content[0].type"),
+    ],
+)
+async def test_what_is_not_text_is_refused_as_such(http: aiohttp.ClientSession, messages: Any, param: str) -> None:
+    """It said that a literal should be 'text'."""
+    status, error = await refused(http, CHAT, {"model": "tiny", "messages": messages})
+    assert (status, error["param"]) == (400, param)
+    assert "images, audio and files are not supported" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"verbosity": "low"}, "verbosity"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+        ({"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]}, "messages[0].audio"),
+    ],
+)
+async def test_what_is_not_supported_is_said_so_wherever_it_stands(
+    http: aiohttp.ClientSession, fields: dict[str, Any], param: str
+) -> None:
+    """Inside of objects it said that the input should be None."""
+    status, error = await refused(http, CHAT, {"model": "tiny", "messages": HELLO, **fields})
+    assert (status, error["param"]) == (400, param)
+    assert error["message"].startswith(f"'{param}' is not supported: ")
 
 
 async def test_unknown_model(http: aiohttp.ClientSession) -> None:

@@ -25,6 +25,12 @@ def test_parts_become_one_text() -> None:
     assert seen({"role": "user", "content": parts})["content"] == "a\nb"
 
 
+def test_what_the_assistant_refused_is_what_it_said() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "no"}]
+    assert seen({"role": "assistant", "content": parts})["content"] == "a\nno"
+    assert seen({"role": "assistant", "content": None, "refusal": "no"})["content"] == "no"
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [('{"city": "北京"}', {"city": "北京"}), ({"city": 1}, {"city": 1}), ('{"city": ', '{"city": '), ("", "")],

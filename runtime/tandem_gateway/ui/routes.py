@@ -11,7 +11,7 @@ from tandem_gateway.fleet import Fleet
 PAGE = "/ui/"
 FLEET = "/ui/fleet.json"
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-_FILES = ("index.html", "style.css", "main.js", "chat.js", "fleet.js", "stream.js", "icon.svg")
+_FILES = ("index.html", "style.css", "main.js", "chat.js", "fleet.js", "markup.js", "stream.js", "icon.svg")
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"

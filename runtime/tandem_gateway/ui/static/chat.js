@@ -1,5 +1,6 @@
 // The conversation: its messages, the form below it, and one answer at a time.
 
+import { render } from "./markup.js";
 import { stream } from "./stream.js";
 
 const $ = (id) => document.getElementById(id);
@@ -37,6 +38,7 @@ class Answer {
   }
 
   end(note, failed = false) {
+    this.text.replaceChildren(...render(this.text.textContent));
     this.summary.textContent = "Thoughts";
     this.footer.textContent = note;
     this.footer.classList.toggle("error", failed);
@@ -60,6 +62,9 @@ export class Chat {
         this.send();
       }
     });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.running?.abort();
+    });
     $("stop").addEventListener("click", () => this.running?.abort());
     $("clear").addEventListener("click", () => {
       this.running?.abort();
@@ -82,7 +87,11 @@ export class Chat {
     const said = await this.read(answer, messages, this.running.signal);
     // Only what was said is part of the conversation: the thinking is not sent again.
     if (said) messages.push({ role: "assistant", content: said });
-    else messages.pop();
+    else {
+      messages.pop();
+      // It can be asked again once what was wrong is mended.
+      if (!$("question").value) $("question").value = question;
+    }
     this.setRunning(null);
   }
 

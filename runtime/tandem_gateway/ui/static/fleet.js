@@ -49,7 +49,7 @@ function showPods(pods) {
 const milliseconds = (seconds) => `${(1000 * seconds).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
 
 export function showRequest(trace, tokens) {
-  const moved = `${trace.handoff_pages} pages, ${Math.round(trace.handoff_bytes / 1024)} KiB`;
+  const moved = `${trace.handoff_pages} ${trace.handoff_pages === 1 ? "page" : "pages"}, ${Math.round(trace.handoff_bytes / 1024)} KiB`;
   $("requests").prepend(
     row(
       cell(trace.prefill_pod ?? "at home", "prefill"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -90,11 +90,10 @@ def _refusal(model: type[RequestModel], body: dict[str, Any], invalid: Validatio
     candidates = [error for error, its_path in zip(errors, paths, strict=True) if its_path == path]
     candidates = [error for error in candidates if not sized or error["type"] in _SIZES]
     error = candidates[0]
+    if (unsupported := _unsupported(model, path)) is not None:
+        name, what = unsupported
+        return RequestError(f"'{name}' is not supported: {what}", param=name)
     name = _dotted(path)
-    field = model.model_fields.get(str(path[0])) if path else None
-    extra = field.json_schema_extra if field is not None else None
-    if isinstance(extra, dict) and _NOT_SUPPORTED in extra:
-        return RequestError(f"'{path[0]}' is not supported: {extra[_NOT_SUPPORTED]}", param=str(path[0]))
     if error["type"] == "extra_forbidden":
         return RequestError(f"'{name}' is not supported", param=name)
     if error["type"] == "union_tag_not_found":
@@ -109,6 +108,27 @@ def _refusal(model: type[RequestModel], body: dict[str, Any], invalid: Validatio
     message = error["msg"].removeprefix("Value error, ")
     quoted = re.match(r"'([\w.]+)'", message)
     return RequestError(message, param=quoted[1] if quoted else None)
+
+
+def _unsupported(model: type[RequestModel], path: list[int | str]) -> tuple[str, str] | None:
+    """The first field on the way that is `not_supported`, and what it would ask for."""
+    models = [model]
+    for index, step in enumerate(path):
+        if isinstance(step, int):
+            continue
+        fields = [one.model_fields[step] for one in models if step in one.model_fields]
+        for field in fields:
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and _NOT_SUPPORTED in extra:
+                return _dotted(path[: index + 1]), str(extra[_NOT_SUPPORTED])
+        models = [inner for field in fields for inner in _models_in(field.annotation)]
+    return None
+
+
+def _models_in(annotation: Any) -> list[type[RequestModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, RequestModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _joined(messages: list[str]) -> str:

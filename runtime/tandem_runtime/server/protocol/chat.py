@@ -56,12 +56,12 @@ class ChatRequest(GenerationRequest, ConversationRequest):
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = not_supported("anything but text")
     audio: None = not_supported("audio output")
     prediction: None = not_supported("predicted outputs")
-    verbosity: None = not_supported("verbosity")
+    verbosity: Literal["medium"] | None = not_supported("say in a message how long the answer is to be")
     web_search_options: None = not_supported("web search")
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("'top_logprobs' needs 'logprobs': true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("'max_tokens' and 'max_completion_tokens' differ; give one")

@@ -5,18 +5,40 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from tandem_runtime.server.protocol.base import JsonObject, RequestModel, not_supported
+from tandem_runtime.server.protocol.base import JsonObject, RequestModel, ignored, not_supported
 
 MAX_MESSAGES = 10_000
+ONLY_TEXT = "content is text: images, audio and files are not supported"
+
+
+def _text_only(kind: object) -> object:
+    if kind != "text":
+        raise ValueError(ONLY_TEXT)
+    return kind
 
 
 class TextPart(RequestModel):
-    type: Literal["text"]
+    type: Annotated[Literal["text"], BeforeValidator(_text_only)]
     text: str
+    prompt_cache_breakpoint: JsonObject | None = ignored("the prefix cache is automatic")
 
 
+class RefusalPart(RequestModel):
+    type: Literal["refusal"]
+    refusal: str
+
+
+def _kind(part: Any) -> str:
+    """No key of a part, which an error's location could be mistaken for."""
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return "a refusal" if kind == "refusal" else "a text"
+
+
+AssistantPart = Annotated[
+    Annotated[TextPart, Tag("a text")] | Annotated[RefusalPart, Tag("a refusal")], Discriminator(_kind)
+]
 Content = str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 
 
@@ -47,7 +69,7 @@ class AssistantMessage(RequestModel):
     """Also takes back, unchanged, a message that this API or OpenAI's answered with."""
 
     role: Literal["assistant"]
-    content: Content | None = None
+    content: str | Annotated[list[AssistantPart], Field(min_length=1, fail_fast=True)] | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     name: str | None = None
@@ -74,7 +96,8 @@ Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES,
 
 
 def for_template(messages: list[Message]) -> list[dict[str, Any]]:
-    """Parts are joined by line breaks, `developer` is a system message, content is always a string.
+    """Parts are joined by line breaks, a refusal is what the assistant said, `developer` is a system message, and
+    content is always a string.
 
     Arguments of tool calls are objects, as templates expect them, though OpenAI sends them as JSON text.
     """
@@ -83,13 +106,22 @@ def for_template(messages: list[Message]) -> list[dict[str, Any]]:
 
 def _for_template(message: Message) -> dict[str, Any]:
     fields = message.model_dump(exclude_none=True)
-    content = message.content if message.content is not None else ""
-    fields["content"] = content if isinstance(content, str) else "\n".join(part.text for part in content)
+    fields["content"] = _said(message)
     if message.role == "developer":
         fields["role"] = "system"
     for call in fields.get("tool_calls", ()):
         call["function"]["arguments"] = _arguments(call["function"]["arguments"])
     return fields
+
+
+def _said(message: Message) -> str:
+    match message.content:
+        case None:
+            return (message.refusal or "") if isinstance(message, AssistantMessage) else ""
+        case str() as text:
+            return text
+        case parts:
+            return "\n".join([part.refusal if isinstance(part, RefusalPart) else part.text for part in parts])
 
 
 def _arguments(given: str | dict[str, Any]) -> Any:

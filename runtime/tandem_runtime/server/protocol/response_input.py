@@ -9,9 +9,11 @@ from pydantic import Discriminator, Field, Tag
 from tandem_runtime.server.protocol.base import JsonObject, RequestModel, ignored
 from tandem_runtime.server.protocol.messages import (
     MAX_MESSAGES,
+    ONLY_TEXT,
     AssistantMessage,
     FunctionCall,
     Message,
+    RefusalPart,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -33,17 +35,23 @@ class InputText(RequestModel):
     prompt_cache_breakpoint: JsonObject | None = ignored("the prefix cache is automatic")
 
 
-class InputRefusal(RequestModel):
-    type: Literal["refusal"]
-    refusal: str
-
-
 class ReasoningText(RequestModel):
     type: Literal["reasoning_text"]
     text: str
 
 
-Part = Annotated[InputText | InputRefusal, Field(discriminator="type")]
+_PARTS = {"input_text": "a text", "output_text": "a text", "refusal": "a refusal"}
+
+
+def _part_kind(part: Any) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+    return _PARTS.get(kind) if isinstance(kind, str) else None
+
+
+Part = Annotated[
+    Annotated[InputText, Tag("a text")] | Annotated[RefusalPart, Tag("a refusal")],
+    Discriminator(_part_kind, custom_error_type="unsupported_part", custom_error_message=ONLY_TEXT),
+]
 
 
 class _Item(RequestModel):
@@ -151,4 +159,4 @@ def _add_to_turn(messages: list[Message], item: MessageItem | ReasoningItem | Fu
 def _text(content: str | list[Part] | list[InputText]) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join(part.refusal if isinstance(part, InputRefusal) else part.text for part in content)
+    return "\n".join(part.refusal if isinstance(part, RefusalPart) else part.text for part in content)

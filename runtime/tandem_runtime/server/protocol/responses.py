@@ -34,7 +34,7 @@ class SchemaFormat(JsonSchemaSpec):
 
 class TextOptions(RequestModel):
     format: Annotated[TextFormat | JsonObjectFormat | SchemaFormat, Field(discriminator="type")] | None = None
-    verbosity: None = not_supported("verbosity")
+    verbosity: Literal["medium"] | None = not_supported("say in 'instructions' how long the answer is to be")
 
 
 class Reasoning(RequestModel):
