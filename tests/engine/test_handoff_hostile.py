@@ -6,12 +6,13 @@ import json
 import random
 from dataclasses import asdict
 
+import msgspec
 import pytest
 from support.engine_pods import Pod, eventually, pods, prompt
 from support.token_engine import token_fingerprint
 from support.token_model import continue_text
 from tandem_contract import handoff
-from tandem_runtime.engine.messages import ControlReply
+from tandem_runtime.engine.messages import ControlCall, ControlReply
 
 JOB = {
     "job_id": "j",
@@ -98,6 +99,23 @@ def test_a_wrong_token_ends_nobody_elses_job(trio: tuple[Pod, Pod]) -> None:
     prefill.runner.gate.set()
     assert answer.wait() == continue_text(tokens, 5)
     assert decode.decode.outcomes == {"received/ok": 1}
+
+
+@pytest.mark.parametrize("ranks", [0, -1, 1025, 2**40])
+def test_an_impossible_number_of_ranks_costs_the_handoff_alone(trio: tuple[Pod, Pod], ranks: int) -> None:
+    prefill, decode = trio
+    reserve = decode.engine._routes[handoff.RESERVE_PATH]
+
+    def lying(call: ControlCall) -> None:
+        ask = json.loads(call.body) | {"prefill_tensor_parallel": ranks}
+        reserve(msgspec.structs.replace(call, body=json.dumps(ask).encode()))
+
+    decode.engine._routes[handoff.RESERVE_PATH] = lying
+    tokens = prompt(random.Random(17), 60)
+    assert decode.ask("r", tokens, 5, [prefill.ticket("r")]).wait() == continue_text(tokens, 5)
+    assert decode.decode.outcomes == {"received/prefill_error": 1}
+    prefill.wait_idle()
+    assert prefill.prefill.outcomes == {"sent/withdrawn": 1}
 
 
 def test_a_grant_that_does_not_fit_ends_the_job() -> None:
