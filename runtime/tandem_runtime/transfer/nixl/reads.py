@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 MAX_SLOTS = 256
 """Streams wait for a slot beyond these, and stall if none comes back."""
+MAX_SLOTS_OF_A_PEER = MAX_SLOTS // 4
+"""So that one that is frozen leaves slots for the others."""
 IDLE_PEERS = 64
 """Stay connected for their next job."""
 
@@ -38,6 +40,8 @@ class Peer:
     exported: Exported
     users: int = 0
     """Streams, and reads that outlive theirs."""
+    slots: int = 0
+    """Of its reads under way."""
     broken: bool = False
 
 
@@ -51,8 +55,15 @@ class Read:
 class NixlReads:
     """Used on its receiver's thread only, but for `NixlAgent`'s own rules."""
 
-    def __init__(self, agent: NixlAgent, page_bytes: int, max_slots: int = MAX_SLOTS) -> None:
+    def __init__(
+        self,
+        agent: NixlAgent,
+        page_bytes: int,
+        max_slots: int = MAX_SLOTS,
+        max_slots_of_a_peer: int = MAX_SLOTS_OF_A_PEER,
+    ) -> None:
         self._agent = agent
+        self._max_slots_of_a_peer = max_slots_of_a_peer
         self._page_bytes = page_bytes
         self._max_slots = max_slots
         self._num_slots = 0
@@ -78,8 +89,8 @@ class NixlReads:
                 self._agent.disconnect(each.name)
 
     def start(self, peer: Peer, address: int, num_bytes: int) -> Read | None:
-        """None when every slot is taken. Raises `TransferFault`."""
-        slot = self._take()
+        """None when every slot is taken, or this peer's share. Raises `TransferFault`."""
+        slot = self._take() if peer.slots < self._max_slots_of_a_peer else None
         if slot is None:
             return None
         source = (address, peer.exported.segment, peer.exported.device)
@@ -90,6 +101,7 @@ class NixlReads:
             peer.broken = True
             self._idle.append(slot)
             raise
+        peer.slots += 1
         return Read(transfer, slot, peer)
 
     def poll(self, read: Read) -> bool:
@@ -103,6 +115,7 @@ class NixlReads:
 
     def end(self, read: Read) -> None:
         """The slot's bytes are not needed any more, and the read is over."""
+        read.peer.slots -= 1
         self._idle.append(read.slot)
 
     def abandon(self, read: Read) -> None:
