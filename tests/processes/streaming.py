@@ -71,10 +71,13 @@ class Heard:
         if self.usage is not None:
             counts = {name: self.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
             counts |= self.usage["completion_tokens_details"]
+        # Every answer has ids of its own.
+        calls = {index: [[f"call {n}", *call[1:]] for n, call in enumerate(made)] for index, made in self.calls.items()}
+        assert len({call[0] for made in self.calls.values() for call in made}) == sum(map(len, calls.values()))
         return (
             self.text,
             self.reasoning,
-            self.calls,
+            calls,
             self.finish,
             self.tokens,
             self.offsets,
@@ -122,7 +125,19 @@ class HeardResponse:
                 if event["response"]["usage"] is not None:
                     event["response"]["usage"] |= {"input_tokens_details": None}  # the prompt was seen before
             told.append(event)
-        return told
+        return numbered(told, {})
+
+
+def numbered(value: Any, ids: dict[str, str]) -> Any:
+    """With the ids of an answer, which are its own, in the order in which they come."""
+    if isinstance(value, list):
+        return [numbered(item, ids) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: ids.setdefault(item, f"id {len(ids)}") if name in ("id", "item_id", "call_id") else numbered(item, ids)
+        for name, item in value.items()
+    }
 
 
 Hearer = TypeVar("Hearer", Heard, HeardResponse)

@@ -13,7 +13,6 @@ from processes.streaming import Heard, HeardResponse, hear
 from support.qwen3_model import WIDE, build_tiny_qwen3
 from support.service import Service, serving
 from support.serving import Fleet
-from tandem_contract import headers
 from tandem_contract import metrics as names
 
 pytestmark = pytest.mark.processes
@@ -99,9 +98,8 @@ class Stream:
         return bool(self.heard.ended if isinstance(self.heard, HeardResponse) else self.heard.finish)
 
     async def run(self, session: aiohttp.ClientSession, url: str) -> Any:
-        """The same request id each time, so that all ids in the answer are the same too."""
         self.heard = HeardResponse() if self._path == "/v1/responses" else Heard()
-        await hear(session, url + self._path, self._body, self.heard, {headers.REQUEST_ID: self.name.replace(" ", "-")})
+        await hear(session, url + self._path, self._body, self.heard)
         return self.heard.said()
 
 
