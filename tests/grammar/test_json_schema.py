@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ NODE = closed({"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, required=[
 CAT = closed({"kind": {"const": "cat"}, "lives": {"type": "integer"}}, required=["kind"])
 DOG = closed({"kind": {"enum": ["dog", "wolf"]}, "barks": {"type": "boolean"}}, required=["kind"])
 PETS = {"$defs": {"Cat": CAT, "Dog": DOG}, "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}]}
+OPERANDS = [f"operand_{number}" for number in range(9)]
+OPERATIONS = [
+    closed({"op": {"const": sign}} | {name: {"$ref": "#/$defs/any"} for name in OPERANDS}, required=["op", *OPERANDS])
+    for sign in "+*"
+]
+FORMULA = {"oneOf": [*OPERATIONS, {"type": "number"}]}
+"""`op` alone tells the operations apart; looking into an operand leads back to the beginning."""
 OLD = {"$schema": "http://json-schema.org/draft-07/schema#"}
 
 ENFORCED_BY_EXAMPLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
@@ -167,6 +175,9 @@ def test_what_says_nothing_about_an_answer_is_accepted(keyword: str) -> None:
         {"oneOf": [{"type": "string"}, {"type": "null"}, {"type": "integer"}]},
         {"oneOf": [{"const": 1}, {"const": True}, {"enum": ["a", None]}]},
         {"oneOf": [{"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "array"}]},
+        {"oneOf": [{"const": [1, {"a": None}]}, {"const": [True, {"a": None}]}, {"const": [1, {"a": False}]}]},
+        {"$ref": "#/$defs/any", "$defs": {"any": FORMULA}},
+        {"oneOf": [{"enum": list(range(4_000))}, {"enum": list(range(10_000, 14_000))}]},
     ],
 )
 def test_exact_though_it_looks_otherwise(schema: Any) -> None:
@@ -183,12 +194,23 @@ def test_exact_though_it_looks_otherwise(schema: Any) -> None:
         ({"oneOf": [{"const": 1}, {"enum": [2, 1.0]}]}, "alternatives 0 and 1"),
         ({"oneOf": [{"type": "null"}, {"type": "object"}, CAT]}, "alternatives 1 and 2"),
         ({"oneOf": [CAT, closed({"kind": {"const": "dog"}})]}, "alternatives 0 and 1"),
+        ({"oneOf": [NODE, NODE]}, "alternatives 0 and 1"),
+        ({"oneOf": [OPERATIONS[0]] * 2, "$defs": {"any": FORMULA}}, "alternatives 0 and 1"),
     ],
 )
 def test_exact_only_sometimes(schema: Any, words: str) -> None:
     with pytest.raises(GrammarError, match=words):
         sources.of_json_schema(schema, strict=True)
     COMPILER.compile(sources.combine(sources.of_json_schema(schema, strict=False)))
+
+
+@pytest.mark.parametrize("others", [[{"enum": list(range(-1, -4_000, -1))}], [{"const": -n} for n in range(1, 1_000)]])
+def test_alternatives_of_many_values_are_compared_in_bounded_time(others: list[Any]) -> None:
+    """The requests of a whole pod wait meanwhile."""
+    began = time.process_time()
+    with suppress(GrammarError):
+        sources.of_json_schema({"oneOf": [{"enum": list(range(6_000))}, *others]}, strict=True)
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("junk", [None, True, -1, 1.5, "a", [], [[]], [{}], [1, "a"], {}, {"a": 1}, {"a": {"a": []}}])

@@ -5,9 +5,9 @@ The keywords are those of the drafts 4 to 2020-12. Strict schemas are exact: wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tandem_runtime.core.errors import GrammarError
 
@@ -51,6 +51,7 @@ _DIALECTS = (
 )
 """Others are taken for the newest."""
 _MOST_STEPS = 10_000
+_MOST_DEPTH = 64
 """In search of why no two alternatives of a `oneOf` have a value in common."""
 
 
@@ -60,11 +61,25 @@ def enforceable(schema: Schema, *, strict: bool) -> Schema:
     return kept
 
 
+class _Facts(NamedTuple):
+    """What tells a schema from others."""
+
+    types: set[str] | None
+    values: frozenset[Hashable] | None
+    """As `_frozen`; None: not a list of values."""
+    required: set[str]
+    """Properties, of those that it describes."""
+
+
 class _Reader:
     def __init__(self, root: Schema, strict: bool) -> None:
         self._root = root
         self._strict = strict
         self._steps = 0
+        self._asked: set[tuple[int, int]] = set()
+        """Pairs of schemas, by their ids, that are being compared: schemas may refer to themselves."""
+        self._facts: dict[int, _Facts] = {}
+        """By a schema's id: each is compared with many."""
 
     def read(self, schema: Any, path: str) -> Any:
         if not isinstance(schema, Mapping):
@@ -125,9 +140,18 @@ class _Reader:
     def _apart(self, one: Any, other: Any) -> bool:
         """Whether surely no value satisfies both."""
         self._steps += 1
-        if self._steps > _MOST_STEPS:
-            return False
         one, other = self._resolved(one), self._resolved(other)
+        pair = (id(one), id(other))
+        if pair in self._asked or len(self._asked) >= _MOST_DEPTH or self._steps > _MOST_STEPS:
+            return False
+        self._asked.add(pair)
+        try:
+            return self._differ(one, other)
+        finally:
+            self._asked.remove(pair)
+
+    def _differ(self, one: Any, other: Any) -> bool:
+        """As `_apart`, of schemas that are no mere references."""
         if not isinstance(one, Mapping) or not isinstance(other, Mapping):
             return one is False or other is False
         for a, b in ((one, other), (other, one)):
@@ -135,30 +159,36 @@ class _Reader:
                 self._apart(branch, b) for branch in branches
             ):
                 return True
-        types, other_types = _types(one), _types(other)
-        if types is not None and other_types is not None and not types & other_types:
+        mine, theirs = self._facts_of(one), self._facts_of(other)
+        if mine.types is not None and theirs.types is not None and not mine.types & theirs.types:
             return True
-        values, other_values = _values(one), _values(other)
-        if values is not None and other_values is not None:
-            return not any(_equal(a, b) for a in values for b in other_values)
-        if types != {"object"} or other_types != {"object"}:
+        if mine.values is not None and theirs.values is not None:
+            return mine.values.isdisjoint(theirs.values)
+        if mine.types != {"object"} or theirs.types != {"object"}:
             return False
         return any(
             self._apart(one["properties"][name], other["properties"][name])
-            for name in _required_properties(one) & _required_properties(other)
+            for name in sorted(mine.required & theirs.required)
         )
 
+    def _facts_of(self, schema: Mapping[str, Any]) -> _Facts:
+        if (facts := self._facts.get(id(schema))) is None:
+            values = _values(schema)
+            frozen = None if values is None else frozenset(map(_frozen, values))
+            facts = self._facts[id(schema)] = _Facts(_types(schema), frozen, _required_properties(schema))
+        return facts
+
     def _resolved(self, schema: Any) -> Any:
-        """Where it is nothing but a reference into the schema, what it refers to."""
+        """Where it is nothing but a reference into the schema, what it refers to; True where that is not told."""
         seen = 0
         while isinstance(schema, Mapping) and isinstance(ref := schema.get("$ref"), str) and ref.startswith("#/"):
             seen += 1
             if seen > 20 or any(key in ENFORCED for key in schema if key != "$ref"):
-                return {}
+                return True
             schema = self._root
             for part in ref[2:].split("/"):
                 name = part.replace("~1", "/").replace("~0", "~")
-                schema = schema.get(name, {}) if isinstance(schema, Mapping) else {}
+                schema = schema.get(name, True) if isinstance(schema, Mapping) else True
         return schema
 
 
@@ -195,8 +225,13 @@ def _values(schema: Mapping[str, Any]) -> list[Any] | None:
     return listed if isinstance(listed, list) else None
 
 
-def _equal(one: Any, other: Any) -> bool:
-    return _type_of(one) == _type_of(other) and bool(one == other)
+def _frozen(value: Any) -> Hashable:
+    """Equal for equal JSON, where 1 is 1.0 but not true."""
+    if isinstance(value, Mapping):
+        return "object", frozenset((name, _frozen(child)) for name, child in value.items())
+    if isinstance(value, list):
+        return "array", tuple(map(_frozen, value))
+    return _type_of(value), value
 
 
 def _required_properties(schema: Mapping[str, Any]) -> set[str]:
