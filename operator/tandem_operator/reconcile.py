@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import aiohttp
+
 from tandem_operator.api.service import API_VERSION, KIND, InvalidSpec, parse_spec
 from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.events import events_for
@@ -124,7 +126,7 @@ class Reconciler:
 
     async def _tell(self, event: Manifest) -> None:
         # Events are a courtesy: told twice within a second, or refused, they hold up nothing.
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
             await self._client.create(EVENT, event)
 
     def _now(self) -> str:

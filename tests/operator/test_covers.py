@@ -24,6 +24,7 @@ ENV = [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
         ({"env": ENV[::-1]}, {"env": ENV}),
         ({"tolerations": [{"key": "a", "effect": "NoSchedule"}]}, {"tolerations": [{"key": "a"}]}),
         ({"selector": {"app": "a"}}, {"selector": {"app": "a"}}),
+        ({"subjects": [{"name": "a"}]}, {"subjects": [{"name": "a"}]}),
     ],
 )
 def test_nothing_to_write(actual: Any, desired: Any) -> None:
@@ -43,6 +44,9 @@ def test_nothing_to_write(actual: Any, desired: Any) -> None:
         ({"rules": [{"verbs": ["get"]}, {"verbs": ["*"]}]}, {"rules": [{"verbs": ["get"]}]}),
         ({"selector": {"app": "a", "more": "b"}}, {"selector": {"app": "a"}}),
         ({"suspend": True}, {"suspend": False}),
+        ({"readOnly": True}, {"readOnly": True, "allowPrivilegeEscalation": False}),
+        ({"name": "sa"}, {"name": "sa", "automountServiceAccountToken": False}),
+        ({"subjects": [{"name": "a"}, {"name": "b"}]}, {"subjects": [{"name": "a"}]}),
         ({"replicas": 3}, {"replicas": 0}),
     ],
 )

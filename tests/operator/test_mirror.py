@@ -136,6 +136,11 @@ async def test_news_of_an_older_state_changes_nothing(rig: Rig) -> None:
     # A former object of that name: its deletion, told late, is not that of this one.
     rig.mirror.removed(SERVICE, {**older, "metadata": {**older["metadata"], "uid": "former"}})
     assert ("Service", "one") in rig.seen()
+    # Nor is the moment when a hand had taken its label away.
+    rig.mirror.removed(SERVICE, older)
+    assert ("Service", "one") in rig.seen()
+    rig.mirror.removed(SERVICE, newer)
+    assert not rig.seen()
 
 
 async def test_status_of_disruption_budgets_wakes_nobody(rig: Rig) -> None:
@@ -147,6 +152,24 @@ async def test_status_of_disruption_budgets_wakes_nobody(rig: Rig) -> None:
         await rig.cluster.put(child("last"))
         await rig.until(lambda: ("Service", "last") in rig.seen())
         assert len(rig.told) == 1
+
+
+async def test_metrics_of_an_autoscaler_wake_nobody_and_its_conditions_do(rig: Rig) -> None:
+    """Symptom: every autoscaled service was looked at every 15 s for nothing."""
+
+    def autoscaler(metrics: int, active: str) -> Object:
+        conditions = [{"type": "ScalingActive", "status": active}]
+        return child(kind="HorizontalPodAutoscaler", status={"currentMetrics": metrics, "conditions": conditions})
+
+    await rig.cluster.put(autoscaler(1, "True"))
+    async with rig.following():
+        rig.told.clear()
+        await rig.cluster.put(autoscaler(2, "True"))
+        await rig.cluster.put(child("last", kind="HorizontalPodAutoscaler"))
+        await rig.until(lambda: ("HorizontalPodAutoscaler", "last") in rig.seen())
+        assert len(rig.told) == 1
+        await rig.cluster.put(autoscaler(3, "False"))
+        await rig.until(lambda: len(rig.told) == 2)
 
 
 async def test_kind_that_the_cluster_lacks_is_no_error(rig: Rig) -> None:

@@ -495,3 +495,20 @@ async def test_decisions_on_a_mirror_that_lags_keep_the_limits(operator: Operato
             if turn % 3 == 2:
                 await mirror.refresh()
         assert operator.condition("Ready")["status"] == "True", operator.condition("Ready")
+
+
+async def test_set_that_is_gone_meanwhile_is_not_made_anew_by_a_change_of_it(operator: Operator) -> None:
+    """Symptom: an old set that another operator had deleted came back for a moment, with the one pod of the default."""
+    await operator.settle()
+    mirror = Mirror(operator.client)
+    await mirror.refresh()
+    decode = next(s for s in operator.cluster.all("StatefulSet") if "decode" in s["metadata"]["name"])
+    edited = copy.deepcopy(decode)
+    edited["spec"]["template"]["spec"]["containers"][0]["image"] = "other:1"
+    mirror.wrote(STATEFUL_SET, copy.deepcopy(await operator.cluster.put(edited)))
+    await operator.cluster.delete("StatefulSet", decode["metadata"]["name"])
+    with pytest.raises(ApiError, match="409"):
+        await Reconciler(operator.client, mirror, INSTALLATION, clock=lambda: operator.now).reconcile("default", "chat")
+    assert operator.cluster.get("StatefulSet", decode["metadata"]["name"]) is None
+    await operator.settle()
+    assert operator.condition("Ready")["status"] == "True"

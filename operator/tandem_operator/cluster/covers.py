@@ -7,8 +7,10 @@ from typing import Any
 
 _EMPTY: tuple[Any, ...] = (None, {}, [], "", False, 0)
 """The API server leaves out what is empty."""
-_ATOMIC = frozenset({"selector", "podSelector", "labelSelector", "nodeSelector"})
-"""Maps that belong to one owner as a whole: one label more selects other pods."""
+_TRUE_WHEN_MISSING = frozenset({"automountServiceAccountToken", "allowPrivilegeEscalation", "enableServiceLinks"})
+"""Taken out by a hand, these are not false: the server keeps them where they are."""
+_ATOMIC = frozenset({"selector", "podSelector", "labelSelector", "nodeSelector", "subjects"})
+"""Belong to one owner as a whole: one label more selects other pods, one subject more may see them."""
 _KEYS = ("name", "mountPath", "containerPort", "type", "uid")
 _SUFFIX = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
@@ -23,7 +25,9 @@ def covers(actual: Any, desired: Any) -> bool:
         if not isinstance(actual, dict):
             return actual is None and all(value in _EMPTY for value in desired.values())
         return all(
-            covers(actual.get(key), value) and (key not in _ATOMIC or covers(value, actual.get(key)))
+            covers(actual.get(key), value)
+            and (key not in _ATOMIC or covers(value, actual.get(key)))
+            and (key not in _TRUE_WHEN_MISSING or key in actual)
             for key, value in desired.items()
         )
     if isinstance(desired, list):

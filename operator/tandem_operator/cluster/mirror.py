@@ -18,7 +18,7 @@ from tandem_contract import labels
 
 from tandem_operator.api.service import KIND
 from tandem_operator.cluster.client import ApiError, Client
-from tandem_operator.cluster.kinds import CHILDREN, POD, POD_MONITOR, Kind
+from tandem_operator.cluster.kinds import CHILDREN, HPA, POD, POD_MONITOR, Kind
 from tandem_operator.plan.context import Manifest
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Mirror:
         self._put(kind, answer, tell=False)
 
     def removed(self, kind: Kind, gone: Manifest) -> None:
-        self._drop(_key(kind, gone), gone["metadata"]["uid"])
+        self._drop(_key(kind, gone), gone)
 
     async def _follow(self, kind: Kind, scope: str | None) -> None:
         pause = PAUSE_S
@@ -102,7 +102,7 @@ class Mirror:
                 async for event in self._client.watch(kind, scope, version, labelSelector=labels.SERVICE):
                     version = event["object"]["metadata"]["resourceVersion"]
                     if event["type"] == "DELETED":
-                        self._drop(_key(kind, event["object"]), event["object"]["metadata"]["uid"])
+                        self._drop(_key(kind, event["object"]), event["object"])
                     elif event["type"] != "BOOKMARK":
                         self._put(kind, event["object"], tell=True)
             except ApiError as error:
@@ -123,14 +123,14 @@ class Mirror:
             # What we wrote since is not in the list.
             mine = key[0] == kind.kind and scope in (None, key[1]) and key not in there
             if mine and _version(known) <= int(version):
-                self._drop(key, known["metadata"]["uid"])
+                self._drop(key, known)
         return version
 
     async def _discovered(self) -> bool:
         self.pod_monitors = await self._client.serves(POD_MONITOR)
         if not self.pod_monitors:
             for key in [key for key in self._objects if key[0] == POD_MONITOR.kind]:
-                self._drop(key, self._objects[key]["metadata"]["uid"])
+                self._drop(key, self._objects[key])
         return self.pod_monitors
 
     def _put(self, kind: Kind, found: Manifest, *, tell: bool) -> None:
@@ -145,10 +145,10 @@ class Mirror:
         if tell and (old is None or _unversioned(old) != _unversioned(new)):
             self._tell(*((old, new) if old else (new,)))
 
-    def _drop(self, key: _Key, uid: str) -> None:
+    def _drop(self, key: _Key, gone: Manifest) -> None:
         known = self._objects.get(key)
-        # A deletion told late may be that of a former object of this name.
-        if known is None or known["metadata"]["uid"] != uid:
+        # Told late, it may be of a former object of this name, or of one that has lost our label and got it again.
+        if known is None or _version(known) > _version(gone):
             return
         self._forget(key, known)
         self._tell(known)
@@ -196,4 +196,7 @@ def _kept(kind: Kind, found: Manifest) -> Manifest:
         kept["spec"] = spec
     if kind.kind == "PodDisruptionBudget":
         kept.pop("status", None)
+    if kind == HPA:
+        # Its metrics change every 15 s.
+        kept["status"] = {"conditions": found.get("status", {}).get("conditions", [])}
     return kept

@@ -84,7 +84,9 @@ class Writer:
         shape = {**child, "spec": _without_replicas(child)}
         wrote = not covers(current, shape)
         if wrote:
-            current = await self._apply(STATEFUL_SET, shape)
+            # Deleted meanwhile, it is not made anew: without replicas it would come with one pod.
+            meta = {**shape["metadata"], "uid": current["metadata"]["uid"]}
+            current = await self._apply(STATEFUL_SET, {**shape, "metadata": meta})
         if replicas is not None and current["spec"].get("replicas") != replicas:
             self._noted(STATEFUL_SET, await self._client.scale(STATEFUL_SET, current, replicas))
             wrote = True
