@@ -13,6 +13,7 @@ from tandem_operator.status.trouble import PATIENCE_S, unexplained
 
 NOW = 1_800_000_000.0
 SINCE_NOW = "2027-01-15T08:00:00Z"
+EVER = ""
 
 
 class Rig:
@@ -46,33 +47,39 @@ async def test_latest_warning_of_a_pod_is_found_among_many_others(rig: Rig) -> N
         await rig.event(f"a-{index}", "other pods' affairs")
     await rig.event("z-0", "secret not found", at="2")
     await rig.event("z-0", "volume not attached", at="1")
-    assert await rig.warnings.of("default", {"z-0", "z-1"}) == {"z-0": "secret not found"}
+    assert await rig.warnings.of("default", {"z-0": EVER, "z-1": EVER}) == {"z-0": "secret not found"}
     assert rig.lists == 2
+
+
+async def test_warning_from_before_a_set_was_made_is_not_about_it(rig: Rig) -> None:
+    await rig.event("decode", "exceeded quota", at="3", kind="StatefulSet")
+    for since, told in (("2026-01-01T00:00:03Z", {"decode": "exceeded quota"}), ("2026-01-01T00:00:04Z", {})):
+        assert await rig.warnings.of("default", {"decode": since}) == told
 
 
 async def test_what_pods_say_themselves_is_not_asked_for(rig: Rig) -> None:
     for reason in ("FailedScheduling", "BackOff", "Unhealthy"):
         await rig.event("p-0", "most of a namespace's warnings", reason)
     await rig.event("p-0", "not about a pod", kind="Node")
-    assert await rig.warnings.of("default", {"p-0"}) == {}
+    assert await rig.warnings.of("default", {"p-0": EVER}) == {}
 
 
 async def test_namespace_is_read_once_for_all_of_its_services(rig: Rig) -> None:
     """Symptom: 200 services that waited for nodes read 500 events each, every five seconds."""
     await rig.event("p-0", "secret not found")
-    found = await asyncio.gather(*(rig.warnings.of("default", {"p-0"}) for _ in range(20)))
+    found = await asyncio.gather(*(rig.warnings.of("default", {"p-0": EVER}) for _ in range(20)))
     assert found == [{"p-0": "secret not found"}] * 20
     assert rig.lists == 1
     rig.now += KEEP_S
-    await rig.warnings.of("default", {"p-0"})
+    await rig.warnings.of("default", {"p-0": EVER})
     assert rig.lists == 2
 
 
 async def test_refused_list_is_asked_for_again(rig: Rig) -> None:
     rig.cluster.refuse["GET", "events"] = 500
     with pytest.raises(ApiError):
-        await rig.warnings.of("default", {"p-0"})
-    assert await rig.warnings.of("default", {"p-0"}) == {}
+        await rig.warnings.of("default", {"p-0": EVER})
+    assert await rig.warnings.of("default", {"p-0": EVER}) == {}
 
 
 def pending(*more: Object, since: str = SINCE_NOW, **status: object) -> Object:
