@@ -136,11 +136,17 @@ async def resync(
     """Has every service looked at again and again. Events only make it quicker: one that never came costs a round."""
     while True:
         await asyncio.sleep(flags.resync)
-        try:
-            keys = {key for namespace in flags.namespace or (None,) for key in await _services(client, namespace)}
-        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("services cannot be listed: %s: %s", type(error).__name__, error)
-            keys = set()
+        keys: set[Key] = set()
+        for namespace in flags.namespace or (None,):
+            try:
+                keys |= set(await _services(client, namespace))
+            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                log.warning(
+                    "services of %s cannot be listed: %s: %s",
+                    namespace or "all namespaces",
+                    type(error).__name__,
+                    error,
+                )
         for key in keys | metrics.services:
             queue.add(key)
         # With nothing to look after, the round itself is the sign of life.

@@ -37,7 +37,7 @@ class Outcome:
     again: float | None
     """Seconds after which to look again; None: at the next event or resync."""
     ready: str | None
-    """Status of the Ready condition; None where there is no such service."""
+    """Status of the Ready condition, Unknown where children could not be read; None where there is no such service."""
 
 
 class Reconciler:
@@ -59,6 +59,8 @@ class Reconciler:
         )
         if body is None or "deletionTimestamp" in body["metadata"]:
             return Outcome(None, None)
+        if not self._mirror.knows(namespace):
+            return Outcome(BUSY_S, "Unknown")
         previous: Manifest = body.get("status", {})
         try:
             new, again = await self._converge(body, secret, previous)

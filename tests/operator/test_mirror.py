@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.fake_cluster import FakeCluster, Object
 from tandem_contract import labels
-from tandem_operator.cluster.client import Client
+from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.kinds import BY_NAME, POD_MONITOR
 from tandem_operator.cluster.mirror import Mirror
 
@@ -187,3 +187,28 @@ async def test_pods_are_kept_without_their_spec(rig: Rig) -> None:
     await rig.cluster.put(child(kind="Pod", spec={"nodeName": "gpu-1", "containers": [{"name": "engine"}]}))
     await rig.mirror.refresh()
     assert rig.seen()["Pod", "one"]["spec"] == {"nodeName": "gpu-1"}
+
+
+async def test_namespace_that_may_not_be_read_holds_up_no_other() -> None:
+    """Symptom: one of the watchNamespaces was deleted, and an operator that restarted did nothing in the others."""
+    async with FakeCluster() as cluster, Client(wrote=lambda kind, verb: None, login=cluster.login) as client:
+        known = asyncio.Event()
+        mirror = Mirror(client, namespaces=("default", "gone"), changed=lambda *_: known.set())
+        cluster.forbidden |= {"default", "gone"}
+        with pytest.raises(ApiError, match="403"):
+            await mirror.refresh()
+        cluster.forbidden.discard("default")
+        await cluster.put(child())
+        late = child()
+        await cluster.put({**late, "metadata": {**late["metadata"], "namespace": "gone"}})
+        await mirror.refresh()
+        assert [mirror.knows(namespace) for namespace in ("default", "gone")] == [True, False]
+        assert [len(list(mirror.of_service(namespace, "chat"))) for namespace in ("default", "gone")] == [1, 0]
+        cluster.forbidden.clear()
+        known.clear()
+        task = asyncio.create_task(mirror.run())
+        async with asyncio.timeout(DEADLINE_S):
+            await known.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert list(mirror.of_service("gone", "chat"))

@@ -173,6 +173,18 @@ async def test_service_whose_event_never_came_is_found_by_the_next_round(rig: Ri
     await rig.becomes_ready(process)
 
 
+async def test_of_two_namespaces_the_one_that_is_there_is_looked_after(rig: Rig) -> None:
+    rig.cluster.forbidden.add("gone")
+    process = await rig.start("--resync=1", "--namespace=gone", "--namespace=default")
+    await process.says("namespace gone cannot be read")
+    watched = ("watch", "serving.tandem.dev", "inferenceservices")
+    await eventually(lambda: watched in rig.cluster.asked, lambda: "\n".join(process.log))
+    # Found by the round alone.
+    rig.cluster.deaf.add("inferenceservices")
+    await rig.cluster.put(GOOD)
+    await rig.becomes_ready(process)
+
+
 async def test_child_that_lost_its_label_gets_it_back_at_once(rig: Rig) -> None:
     """Symptom: a traceback in the log, and nothing done before the next resync."""
     process = await rig.start("--resync=3600")

@@ -470,6 +470,7 @@ async def test_first_reconcile_writes_each_child_once_and_reads_nothing_it_makes
 async def test_second_reconcile_knows_what_the_first_one_wrote(operator: Operator) -> None:
     """No watch has told of it yet: what is looked for in vain would be made again."""
     mirror = Mirror(operator.client)
+    await mirror.refresh()
     reconciler = Reconciler(operator.client, mirror, INSTALLATION, clock=lambda: NOW)
     for changes in [], [("prefill.scaling", {"maxReplicas": 3})], [("decode.replicas", 4)]:
         await change(operator, *changes)
@@ -512,3 +513,11 @@ async def test_set_that_is_gone_meanwhile_is_not_made_anew_by_a_change_of_it(ope
     assert operator.cluster.get("StatefulSet", decode["metadata"]["name"]) is None
     await operator.settle()
     assert operator.condition("Ready")["status"] == "True"
+
+
+async def test_nothing_is_decided_where_children_could_not_be_read(operator: Operator) -> None:
+    """Unseen, the pods of an old revision would count for nothing, and be added to in full."""
+    outcome = await Reconciler(operator.client, Mirror(operator.client), INSTALLATION).reconcile("default", "chat")
+    assert outcome.ready == "Unknown"
+    assert outcome.again is not None
+    assert operator.cluster.writes.total() == 0

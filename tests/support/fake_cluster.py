@@ -49,6 +49,8 @@ class FakeCluster:
         """Verb, API group, and resource (or resource/subresource) of all requests, as authorization sees them."""
         self.refuse: dict[tuple[str, str], int] = {}
         """Status with which the next request of that method and plural is answered."""
+        self.forbidden: set[str] = set()
+        """Namespaces that nobody may list or watch."""
         self.requests: Counter[tuple[str, str]] = Counter()
         """By verb and plural, watches as they begin."""
         self.forgotten: set[str] = set()
@@ -301,6 +303,8 @@ class FakeCluster:
             self._changed.notify_all()
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
+        if request.match_info.get("namespace") in self.forbidden:
+            return _status(403, "Forbidden")
         if "watch" in request.query:
             return await self._watch(request)
         if refused := self._refusal(request):

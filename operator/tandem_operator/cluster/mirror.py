@@ -45,6 +45,7 @@ class Mirror:
         self._objects: dict[_Key, Manifest] = {}
         self._listed: dict[tuple[Kind, str | None], str] = {}
         """Versions as of `refresh`, from which the watches go on."""
+        self._read: set[tuple[Kind, str | None]] = set()
         self._of_service: defaultdict[tuple[str, str], set[_Key]] = defaultdict(set)
         self.pod_monitors = False
         """Whether the cluster has the PodMonitor CRD."""
@@ -57,12 +58,29 @@ class Mirror:
                     tasks.create_task(self._follow(kind, scope))
 
     async def refresh(self) -> None:
-        """Reads all of it anew. Raises `ApiError` and aiohttp's errors."""
+        """Reads all of it anew. Raises `ApiError` and aiohttp's errors. One namespace of several that is gone, or that
+        may not be read, holds up no other: `run` tries it again."""
         self.pod_monitors = await self._client.serves(POD_MONITOR)
         kinds = (*CHILDREN, POD, *([POD_MONITOR] if self.pod_monitors else []))
         wanted = [(kind, scope) for kind in kinds for scope in self._scopes]
-        versions = await asyncio.gather(*(self._list(kind, scope) for kind, scope in wanted))
-        self._listed = dict(zip(wanted, versions, strict=True))
+        answers = await asyncio.gather(*(self._list(kind, scope) for kind, scope in wanted), return_exceptions=True)
+        refused: dict[str | None, ApiError] = {}
+        for (kind, scope), answer in zip(wanted, answers, strict=True):
+            if isinstance(answer, str):
+                self._listed[kind, scope] = answer
+            elif isinstance(answer, ApiError):
+                refused.setdefault(scope, answer)
+            else:
+                raise answer
+        if refused.keys() >= set(self._scopes):
+            raise next(iter(refused.values()))
+        for scope, error in refused.items():
+            log.warning("namespace %s cannot be read: %s", scope, error)
+
+    def knows(self, namespace: str) -> bool:
+        """Whether what is there has been read: before that, nothing can be decided about it."""
+        scope = None if None in self._scopes else namespace
+        return all((kind, scope) in self._read for kind in (*CHILDREN, POD))
 
     def of_service(self, namespace: str, name: str) -> Iterable[tuple[str, Manifest]]:
         """Kind and object of all that carries the service's label, whoever owns it."""
@@ -124,6 +142,7 @@ class Mirror:
             mine = key[0] == kind.kind and scope in (None, key[1]) and key not in there
             if mine and _version(known) <= int(version):
                 self._drop(key, known)
+        self._read.add((kind, scope))
         return version
 
     async def _discovered(self) -> bool:
