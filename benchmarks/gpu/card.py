@@ -56,7 +56,7 @@ def _fp8_rate() -> float | None:
     from tandem_kernels.fp8_quantize import fp8_quantize_padded
     from tandem_kernels.fp8_scaled_mm import library_weight, product, supported
 
-    if not supported(torch.device("cuda")):
+    if not supported(torch.device("cuda"), torch.bfloat16):
         return None
     x = fp8_quantize_padded(torch.randn(SIZE, SIZE, device="cuda", dtype=torch.bfloat16))
     weight_NK = torch.randn(SIZE, SIZE, device="cuda").to(torch.float8_e4m3fn)

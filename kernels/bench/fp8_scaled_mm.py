@@ -24,7 +24,7 @@ def cases() -> Iterator[Case]:
         for rows in (64, 128, 192, 256, 512, 3500):
             x = bf16(rows, depth)
             moved, flops = nbytes(x, weight) + 2 * rows * columns, 2.0 * rows * columns * depth
-            if supported(torch.device("cuda")):
+            if supported(torch.device("cuda"), torch.bfloat16):
                 yield Case(f"{name} {rows} library", lambda: fp8_scaled_mm(x, library), moved, flops)  # noqa: B023
             yield Case(
                 f"{name} {rows} kernel",

@@ -86,12 +86,12 @@ def in_library(compute_capability: int, cuda_version: str | None) -> bool:
 
 
 @cache
-def supported(device: torch.device) -> bool:
-    """Whether the product is there and right: it is tried once. To be asked at start."""
-    if device.type != "cuda" or not in_library(capability(device), torch.version.cuda):
+def supported(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the product is there and right, with results of `dtype`: it is tried once. To be asked at start."""
+    if device.type != "cuda" or dtype.itemsize != 2 or not in_library(capability(device), torch.version.cuda):
         return False
     try:
-        right = all(_right(device, first_row) for first_row in (0, 64))
+        right = all(_right(device, dtype, first_row) for first_row in (0, 64))
     except (RuntimeError, ValueError) as error:
         logger.warning("no block-wise fp8 products by cuBLASLt, so many tokens take 16-bit ones: %s", error)
         return False
@@ -100,7 +100,7 @@ def supported(device: torch.device) -> bool:
     return right
 
 
-def _right(device: torch.device, first_row: int) -> bool:
+def _right(device: torch.device, dtype: torch.dtype, first_row: int) -> bool:
     """A product whose every scale differs, against that of the dequantised numbers."""
     rows, columns, depth = 37, 384, 640
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +108,7 @@ def _right(device: torch.device, first_row: int) -> bool:
     def drawn(*shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=generator).add(0.5).to(device)
 
-    x_TK = (drawn(rows, depth) - 1).bfloat16()
+    x_TK = (drawn(rows, depth) - 1).to(dtype)
     weight_NK = (drawn(columns, depth) - 1).to(torch.float8_e4m3fn)
     scales = BlockScales.of(drawn(ceil_div(first_row + columns, GROUP), depth // GROUP), columns, first_row)
     weight = library_weight(weight_NK, scales)

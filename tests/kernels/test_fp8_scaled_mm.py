@@ -77,15 +77,19 @@ def test_which_devices_have_it() -> None:
     assert in_library(90, "12.9")
     assert in_library(90, "13.0")
     assert not any(in_library(*x) for x in ((89, "13.0"), (100, "13.0"), (90, "12.8"), (90, None)))
-    assert not supported(torch.device("cpu"))
+    assert not supported(torch.device("cpu"), torch.bfloat16)
 
 
-@pytest.mark.parametrize(("capability", "there"), [((9, 0), True), ((8, 9), False)])
-def test_it_is_tried_at_start(capability: tuple[int, int], there: bool, device: str) -> None:
+@pytest.mark.parametrize(
+    ("capability", "dtype", "there"),
+    [((9, 0), torch.bfloat16, True), ((9, 0), torch.float16, True), ((9, 0), torch.float32, False),
+     ((8, 9), torch.bfloat16, False)],
+)  # fmt: skip
+def test_it_is_tried_at_start(capability: tuple[int, int], dtype: torch.dtype, there: bool, device: str) -> None:
     if device == "cuda":
         pytest.skip("the simulated device needs the interpreter")
     with simulated_cuda(capability_of=capability):
-        assert supported(DEVICE) is there
+        assert supported(DEVICE, dtype) is there
 
 
 @pytest.mark.gpu
@@ -94,7 +98,7 @@ def test_it_is_tried_at_start(capability: tuple[int, int], there: bool, device: 
     ("rows", "columns", "depth", "first_row"), [*SHAPES, (3500, 5120, 5120, 0), (97, 1232, 1920, 16)]
 )
 def test_the_library_computes_it(rows: int, columns: int, depth: int, first_row: int, dtype: torch.dtype) -> None:
-    if not torch.cuda.is_available() or not supported(torch.device("cuda")):
+    if not torch.cuda.is_available() or not supported(torch.device("cuda"), dtype):
         pytest.skip("no Hopper device with cuBLASLt 12.9")
     weight_NK, scales = weight_of(columns, depth, first_row, "cuda")
     weight = library_weight(weight_NK, scales)

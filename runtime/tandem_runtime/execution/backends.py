@@ -54,7 +54,7 @@ def _fp8_linear(config: ExecutionConfig) -> LoadLinear:
 
     from tandem_runtime.execution.layers.linear_fp8 import load_linear
 
-    return partial(load_linear, library=config.torch_dtype.itemsize == 2 and supported(torch.device(config.device)))
+    return partial(load_linear, library=supported(torch.device(config.device), config.torch_dtype))
 
 
 def _cpu_ops(config: ExecutionConfig) -> Ops:
