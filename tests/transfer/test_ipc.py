@@ -22,7 +22,8 @@ from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer import descriptors
 from tandem_runtime.transfer.ipc import doors
 from tandem_runtime.transfer.ipc.checksum import WordSums
-from tandem_runtime.transfer.ipc.host import SharedMemory
+from tandem_runtime.transfer.ipc.host import HostImport, SharedMemory
+from tandem_runtime.transfer.ipc.reads import IpcReads
 from tandem_runtime.transfer.ledger import FragmentHeader, Offer
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.protocol import Failure, SendJob
@@ -67,11 +68,14 @@ class RawSharer(RawSender):
         self.memory.view[:] = b"\x55" * (4 * PAGE)
         self.life_line = doors.LifeLine()
 
-    def share(self, job_id: str, shape: KVLayout, *, memory: int | None = None, **changes: Any) -> None:
-        """The hello with its descriptors; `memory`: another one, negative: none at all; `changes` of the offer."""
+    def share(
+        self, job_id: str, shape: KVLayout, *, memory: int | None = None, life_line: int | None = None, **changes: Any
+    ) -> None:
+        """The hello with its descriptors, or with others; a negative `memory`: with none. `changes` of the offer."""
         offer = Offer(**({"kind": "host", "id": secrets.token_bytes(16), "num_bytes": 4 * PAGE} | changes))
         memory = self.memory.file if memory is None else memory
-        files = [memory, self.life_line.far_end.fileno()] if memory >= 0 else []
+        life_line = self.life_line.far_end.fileno() if life_line is None else life_line
+        files = [memory, life_line] if memory >= 0 else []
         self.sock.sendmsg([self.greeting(job_id, shape, offer=offer)], doors.with_files(files))
 
     def close(self) -> None:
@@ -198,22 +202,31 @@ UNMAPPABLE: dict[str, dict[str, Any]] = {
     "less than it says": {"num_bytes": 5 * PAGE},
     "none": {"num_bytes": 0},
     "another kind": {"kind": "GPU-1"},
+    "a life line that is none": {"life_line": unsealed},
 }
 
 
 @pytest.mark.parametrize("offer", UNMAPPABLE.values(), ids=UNMAPPABLE.keys())
 def test_memory_that_must_not_be_mapped_costs_the_job_nothing(make_ipc_rig: MakeRig, offer: dict[str, Any]) -> None:
     rig = make_ipc_rig()
+    before = mapped()
     rig.open_receivers("job", [(7, 1)])
     raw = RawSharer(rig.ipc_paths[0])
     offered = {key: value() if callable(value) else value for key, value in offer.items()}
     raw.share("job", rig.source_layout, **offered)
     assert b"unshared" in raw.read_to_end()
     raw.close()
+    assert mapped() == before
     rig.open_senders("job", [(7, 1)])
     rig.send("job", 0, [5])
     assert rig.received.wait("job").ok
     rig.assert_moved([(5, 7)])
+
+
+def test_a_folder_that_no_socket_can_be_in_is_said() -> None:
+    cache = memoryview(bytearray(PAGE))
+    with pytest.raises(StartupError, match="AF_UNIX path too long; set TMPDIR"):
+        IpcReads(HostImport(PageMemory(cache, layout(), 0)), "/" + "x" * 200)
 
 
 LIES: dict[str, tuple[bytes, Failure]] = {

@@ -42,6 +42,16 @@ def receive(sock: socket.socket, num_bytes: int) -> tuple[bytes, list[int]]:
     return data, files
 
 
+def adopt(file: int) -> socket.socket:
+    """The socket that a received descriptor stands for; `file` stays the caller's. Raises `OSError` if it is none."""
+    own = os.dup(file)
+    try:
+        return socket.socket(fileno=own)
+    except OSError:
+        os.close(own)
+        raise
+
+
 def close_all(files: list[int]) -> None:
     for file in files:
         with suppress(OSError):

@@ -45,7 +45,7 @@ class IpcReads:
             self.listener = doors.listen(path, _BACKLOG)
         except OSError as error:
             raise StartupError(
-                f"--kv-transport ipc: cannot listen on {path}: {error.strerror}; set TMPDIR to another folder"
+                f"--kv-transport ipc: cannot listen on {path}: {error.strerror or error}; set TMPDIR to another folder"
             ) from error
 
     def peer(self, offer: Offer, files: list[int]) -> Peer:
@@ -55,9 +55,16 @@ class IpcReads:
             return known
         if len(files) != 2:
             raise TransferFault(Failure.UNSHARED, "no descriptors came with the sender's hello")
-        memory, life_line = files
-        peer = Peer(offer.id, self._memory.map(offer, memory), socket.socket(fileno=os.dup(life_line)))
-        self._peers[offer.id] = peer
+        try:
+            life_line = doors.adopt(files[1])
+        except OSError as error:
+            raise TransferFault(Failure.UNSHARED, f"the sender's life line: {error.strerror}") from None
+        try:
+            window = self._memory.map(offer, files[0])
+        except BaseException:
+            life_line.close()
+            raise
+        peer = self._peers[offer.id] = Peer(offer.id, window, life_line)
         log.info("reading KV pages in another process's memory: %d MiB mapped", offer.num_bytes >> 20)
         return peer
 
