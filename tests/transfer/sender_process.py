@@ -1,6 +1,6 @@
 """A sender in its own process: prints `ready`, takes `open`, `send FIRST COUNT`, `finish`, prints reports as JSON.
 
-python -m transfer.sender_process PORT JOB_ID SLOTS_JSON [nixl | PATH_OF_THE_UNIX_SOCKET]
+python -m transfer.sender_process PORT JOB_ID SLOTS_JSON [nixl | PATH_OF_THE_UNIX_SOCKET [cuda]]
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import json
 import sys
 
 import msgspec
+from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.ipc.export import IpcExport
 from tandem_runtime.transfer.ipc.host import HostExport, SharedMemory
+from tandem_runtime.transfer.ipc.memory import Export
 from tandem_runtime.transfer.memory import PageMemory
 from tandem_runtime.transfer.nixl.agent import NixlAgent, dram
 from tandem_runtime.transfer.nixl.export import NixlExport
@@ -28,6 +30,8 @@ def main() -> None:
     nixl, ipc, ipc_paths = None, None, list[str]()
     if sys.argv[4:] == [NIXL]:
         nixl = NixlExport(NixlAgent(), dram(memory.view), source)
+    elif sys.argv[5:] == ["cuda"]:
+        ipc, ipc_paths = IpcExport(_on_card(memory, shape)), sys.argv[4:5]
     elif sys.argv[4:]:
         ipc, ipc_paths = IpcExport(HostExport(memory, source)), sys.argv[4:]
     sender = TcpSender(source, report, stall_timeout_s=1.0, nixl=nixl, ipc=ipc)
@@ -51,6 +55,19 @@ def main() -> None:
         else:
             sender.finish(job_id)
     sender.stop()
+
+
+def _on_card(memory: SharedMemory, shape: KVLayout) -> Export:
+    """A copy of it. Nobody else waits for torch to be imported."""
+    import torch
+    from tandem_runtime.transfer.ipc.cuda import CudaDevice
+    from tandem_runtime.transfer.ipc.device import DeviceExport
+
+    device = CudaDevice(0)
+    cache, file = device.allocate(memory.view.nbytes)
+    cache.copy_(torch.frombuffer(memory.view, dtype=torch.uint8))
+    torch.cuda.synchronize()
+    return DeviceExport(device, cache, file, shape, 0)
 
 
 def report(done: SendReport) -> None:
