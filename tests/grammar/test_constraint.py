@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
 from support.json_schemas import json_schemas
 from support.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE
 from tandem_runtime.core.sampling import SamplingParams, Thinking
@@ -90,6 +91,21 @@ def test_regex_choice_and_grammar(compiler: GrammarCompiler, text_of: Callable[[
     either = sources.combine(sources.of_regex("[0-9]{3}"), sources.of_choices(["none"]))
     sampling = SamplingParams(max_tokens=9, stop_token_ids=(EOS_TOKEN_ID,), grammar=either)
     assert re.fullmatch("[0-9]{3}|none", text_of(walk(constraint_of(compiler, sampling), seed)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "fits_not"),
+    [
+        (r"\d", "7", "\u0667"), (r"[\d.]", ".", "\u0667"), (r"\w", "_", "\u00e9"), (r"\s", "\t", "\u2003"),
+        (r"\D", "\u0667", "7"), (r"[^\d]", "\u0667", "7"), (r"\\d", r"\d", "7"),
+    ],
+)  # fmt: skip
+def test_classes_are_ascii(pattern: str, fits: str, fits_not: str) -> None:
+    tokenizer = LLTokenizer("byte")
+    for text, wanted in ((fits, True), (fits_not, False)):
+        matcher = LLMatcher(tokenizer, sources.combine(sources.of_regex(pattern)))
+        tokens = list(text.encode())
+        assert (matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()) is wanted
 
 
 def test_after_the_end_only_end_tokens_come(compiler: GrammarCompiler) -> None:

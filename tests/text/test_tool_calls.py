@@ -105,6 +105,13 @@ def test_no_half_tag_is_shown() -> None:
     assert "".join(shown) == "Hi."
 
 
+@pytest.mark.parametrize("cut", ["<tool_", '<tool_call>\n{"name": "get_'])
+def test_a_call_that_is_cut_off_where_only_calls_may_come_is_not_content(cut: str) -> None:
+    for only_calls, shown in ((True, []), (False, [cut])):
+        parser = ToolCallParser({"get_weather"}, only_calls=only_calls)
+        assert parser.push(cut) + parser.flush() == shown
+
+
 def test_pieces_come_in_the_order_of_the_text() -> None:
     found = ToolCallParser(NAMES).push(f"One.\n{PARIS}\nTwo.\n{call('now', '{}')}\nThree.")
     kinds = [piece if isinstance(piece, str) else piece.name or "arguments" for piece in found]

@@ -22,6 +22,10 @@ _ESCAPES = 'bfnrt\\"'
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]|\\(x[017{]|u00|u\{|[acev0])")
 """Characters, or a pattern's words for them, that have no other way: without it llguidance leaves them out."""
 
+_ASCII_CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
+"""What a pattern's classes mean to those who write it; to Rust "\\d" is any of 700 digits of all scripts."""
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
 _LARGEST = 2**53
 """Larger numbers are not exact in JSON (RFC 7493); -2^63 makes llguidance recurse until the stack ends."""
 
@@ -58,11 +62,19 @@ def of_json_object() -> Part:
 
 
 def of_regex(pattern: str) -> Part:
-    """The whole answer matches; `^` and `$` around it say the same and are dropped."""
+    """The whole answer matches; `^` and `$` around it say the same and are dropped. Classes like `\\d` are ASCII's."""
     pattern = pattern.removeprefix("^")
     if pattern.endswith("$") and not pattern.endswith("\\$"):
         pattern = pattern[:-1]
-    return _part(LLMatcher.grammar_from_regex(pattern))
+    return _part(LLMatcher.grammar_from_regex(_ESCAPED.sub(_in_ascii, pattern)))
+
+
+def _in_ascii(escaped: re.Match[str]) -> str:
+    letter = escaped[1]
+    members = _ASCII_CLASSES.get(letter.lower())
+    if members is None:
+        return escaped[0]
+    return f"[{'^' * letter.isupper()}{members}]"
 
 
 def of_choices(choices: Sequence[str]) -> Part:

@@ -114,11 +114,12 @@ async def converse(
 
 def _choice(index: int, model: LoadedModel, prompt: str, body: ConversationRequest, asked: Conversation) -> Choice:
     names = {function.name for function in asked.tools.callable}
+    only_calls = asked.tools.must_call
     return Choice(
         index,
         model.tokenizer.detokenizer(),
         reasoning=ReasoningParser(state_after_prompt(prompt)) if model.splits_reasoning else None,
-        tools=ToolCallParser(names, at_most=asked.tools.most_calls) if names else None,
+        tools=ToolCallParser(names, at_most=asked.tools.most_calls, only_calls=only_calls) if names else None,
         stops=body.stops,
         min_tokens=body.min_tokens,
     )

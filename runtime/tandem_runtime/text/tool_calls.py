@@ -98,10 +98,12 @@ class ToolCallParser:
     a call's arguments and its closing tag, and everything after as many calls as are wanted.
     """
 
-    def __init__(self, names: Collection[str], *, at_most: int | None = None) -> None:
-        """`names`: of the functions there are; `at_most` so many calls are wanted."""
+    def __init__(self, names: Collection[str], *, at_most: int | None = None, only_calls: bool = False) -> None:
+        """`names`: of the functions there are; `at_most` so many calls are wanted; `only_calls`: the answer is made to
+        have no content, so that a call which is cut off before its name is known is not content either."""
         self._names = names
         self._at_most = at_most
+        self._only_calls = only_calls
         self._held = ""
         """Text that may belong to a tag, to a header, or to the white space around a call."""
         self._state: Literal["content", "header", "arguments", "tail"] = "content"
@@ -124,7 +126,7 @@ class ToolCallParser:
     def flush(self) -> list[Piece]:
         """At the end of the answer."""
         held, self._held = self._held, ""
-        if self.done or self._state in ("arguments", "tail"):
+        if self.done or self._only_calls or self._state in ("arguments", "tail"):
             return []
         if self._state == "header":
             return self._whole(held)
