@@ -1,7 +1,7 @@
 """The traffic driver: runs in a pod of its own, asks without pause and says of every answer whether it was right.
 
-Usage: driver.py URL CASES.json; the API key is in $API_KEY. One JSON line a request on stdout: when it began and ended
-(Unix seconds), what went wrong (null: nothing) and how often a connection had to be made anew.
+Usage: driver.py URL CASES.json; the API key is in $API_KEY. One JSON line a request on stdout: which worker asked, when
+it began and ended (Unix seconds), what went wrong (null: nothing) and how often a connection had to be made anew.
 """
 
 import asyncio
@@ -16,8 +16,10 @@ from typing import Any
 
 import aiohttp
 
-CONNECT_S, SILENCE_S, CONNECT_ATTEMPTS = 2.0, 30.0, 4
-PAUSE_S = 0.1
+CONNECT_S, SILENCE_S, PAUSE_S = 2.0, 45.0, 0.1
+CONNECTED_S = 120.0
+"""Patience of a client without a connection. Until a Service has noticed that one of its pods is gone, a share of all
+connections goes there, any number of them in a row."""
 
 Case = dict[str, Any]
 """`body` of the request, `text` of the right answer."""
@@ -26,10 +28,10 @@ Case = dict[str, Any]
 async def main(url: str, cases: list[Case]) -> None:
     order = itertools.cycle(cases)
     # One client keeps its connection, as SDKs do; the other makes one for each request.
-    await asyncio.gather(worker(url, order, keep=True), worker(url, order, keep=False))
+    await asyncio.gather(worker(0, url, order, keep=True), worker(1, url, order, keep=False))
 
 
-async def worker(url: str, cases: Iterator[Case], *, keep: bool) -> None:
+async def worker(number: int, url: str, cases: Iterator[Case], *, keep: bool) -> None:
     timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, sock_read=SILENCE_S)
     headers = {"Authorization": f"Bearer {os.environ['API_KEY']}"}
     connector = aiohttp.TCPConnector(force_close=not keep, use_dns_cache=False)
@@ -37,23 +39,31 @@ async def worker(url: str, cases: Iterator[Case], *, keep: bool) -> None:
         while True:
             case, began = next(cases), time.time()
             reconnects, problem = await attempt(session, case)
-            line = {"began": began, "ended": time.time(), "problem": problem, "reconnects": reconnects}
+            line = {
+                "worker": number,
+                "began": began,
+                "ended": time.time(),
+                "problem": problem,
+                "reconnects": reconnects,
+            }
             print(json.dumps(line), flush=True)
             await asyncio.sleep(PAUSE_S)
 
 
 async def attempt(session: aiohttp.ClientSession, case: Case) -> tuple[int, str | None]:
     """Reconnects and the problem. Only what happened before any answer is tried again, like the OpenAI SDK does."""
-    for reconnects in range(CONNECT_ATTEMPTS):
+    reconnects, until = 0, time.monotonic() + CONNECTED_S
+    while True:
         try:
             answer = await session.post("/v1/completions", json=case["body"])
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            failure = f"{type(error).__name__}: {error}"
+            if time.monotonic() > until:
+                return reconnects, f"no connection: {type(error).__name__}: {error}"
+            reconnects += 1
             await asyncio.sleep(0.2)
             continue
         async with answer:
             return reconnects, await check(answer, case["text"])
-    return CONNECT_ATTEMPTS, f"no connection: {failure}"
 
 
 async def check(answer: aiohttp.ClientResponse, wanted: str) -> str | None:

@@ -34,6 +34,11 @@ def kill(pod: dict[str, Any]) -> None:
     assert killed, f"no process of pod {pod['metadata']['name']} runs on this machine"
 
 
+def is_ready(pod: dict[str, Any]) -> bool:
+    conditions = {condition["type"]: condition["status"] for condition in pod["status"].get("conditions", [])}
+    return "deletionTimestamp" not in pod["metadata"] and conditions.get("Ready") == "True"
+
+
 def restarts(kubectl: Kubectl, name: str) -> int:
     return sum(c["restartCount"] for c in kubectl.get("pod", name)["status"].get("containerStatuses", []))
 

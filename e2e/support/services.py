@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from support import store
+from support import pods, store
 from tandem_cluster.errors import ClusterError
 from tandem_cluster.kubectl import Kubectl
 from tandem_contract import labels
@@ -51,10 +51,17 @@ def manifest(name: str, **spec: Any) -> dict[str, Any]:
     }
 
 
-def secrets() -> list[dict[str, Any]]:
-    """What a service's namespace needs besides it."""
-    keys = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": API_KEYS}, "stringData": {API_KEYS: KEY}}
-    return [store.secret(), keys]
+def namespace(kubectl: Kubectl) -> None:
+    """Makes the namespace of `kubectl`, which takes only pods of Pod Security level restricted."""
+    kubectl("create", "namespace", kubectl.namespace)
+    kubectl("label", "namespace", kubectl.namespace, "pod-security.kubernetes.io/enforce=restricted")
+
+
+def secrets(*keys: str) -> list[dict[str, Any]]:
+    """What a service's namespace needs besides it; `keys` are API keys beside `KEY`."""
+    text = "\n".join((KEY, *keys))
+    allowed = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": API_KEYS}, "stringData": {API_KEYS: text}}
+    return [store.secret(), allowed]
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,12 @@ class Service:
         return next((c for c in self.status().get("conditions", []) if c["type"] == kind), {"status": "", "reason": ""})
 
     def becomes_ready(self, seconds: float = SLOW_S) -> None:
-        eventually(lambda: self.condition("Ready")["status"] == "True", self.tell, seconds)
+        """Its status says so, and so does every pod: what happened a moment ago may not be in the status yet."""
+        eventually(
+            lambda: self.condition("Ready")["status"] == "True" and all(map(pods.is_ready, self.pods())),
+            self.tell,
+            seconds,
+        )
 
     def pods(self, role: str | None = None) -> list[dict[str, Any]]:
         selector = f"{labels.SERVICE}={self.name}" + (f",{labels.ROLE}={role}" if role else "")
@@ -95,6 +107,10 @@ class Service:
             )
             for pod in self.pods(role)
         }
+
+    def nodes(self, role: str) -> set[str]:
+        """On which its pods stand."""
+        return {pod["spec"]["nodeName"] for pod in self.pods(role)}
 
     def revisions(self) -> set[str]:
         return {pod["metadata"]["labels"].get(labels.REVISION, "") for pod in self.pods()} - {""}

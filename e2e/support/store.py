@@ -23,7 +23,7 @@ def start(kubectl: Kubectl) -> None:
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     inside = Kubectl(kubectl.kubeconfig, NAMESPACE)
     inside.apply(secret(), _deployment(), _service())
-    inside("rollout", "status", f"deployment/{NAME}", "--timeout=120s")
+    inside("rollout", "status", f"deployment/{NAME}", "--timeout=300s")
 
 
 def _deployment() -> dict[str, Any]:

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.services import API_KEYS, HOSTNAME, Service, eventually
+from support.services import API_KEYS, HOSTNAME, SLOW_S, Service, eventually
 from tandem_cluster.kubectl import Kubectl
 
 IMAGE = "localhost/tandem-e2e/operator:1"
 NAME = "traffic"
 _DRIVER = Path(__file__).with_name("driver.py")
 _FOLDER = "/etc/driver"
+_WORKERS = {0, 1}
+"""Of the driver; each has one request under way."""
 
 
 @dataclass(frozen=True)
 class Request:
+    worker: int
     began: float
     """Unix seconds, as `ended`."""
     ended: float
@@ -35,7 +38,7 @@ class Traffic:
         files = {"driver.py": _DRIVER.read_text(), "cases.json": json.dumps(cases)}
         config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": files}
         self.kubectl.apply(config, _pod(service.url, node))
-        eventually(lambda: bool(self.requests()), lambda: self.kubectl("describe", "pod", NAME), 60)
+        eventually(lambda: bool(self.requests()), lambda: self.kubectl("describe", "pod", NAME), SLOW_S)
 
     def requests(self, since: float = 0.0) -> list[Request]:
         """Those that ended after `since`."""
@@ -44,9 +47,13 @@ class Traffic:
         return [request for request in found if request.ended > since]
 
     def failures(self, since: float = 0.0) -> list[Request]:
-        """After a wait for every request that was under way."""
+        """After a wait for every request that is under way: each worker has to get through a later one."""
         now = time.time()
-        eventually(lambda: sum(r.began > now for r in self.requests()) > 2, lambda: self.kubectl("logs", NAME), 60)
+
+        def all_came_through() -> bool:
+            return {request.worker for request in self.requests() if request.began > now} == _WORKERS
+
+        eventually(all_came_through, lambda: self.kubectl("logs", NAME, "--tail=20"), SLOW_S)
         return [request for request in self.requests(since) if request.problem is not None]
 
     def run(self, *command: str) -> str:
@@ -62,10 +69,13 @@ def _pod(url: str, node: str) -> dict[str, Any]:
         "env": [{"name": "API_KEY", "valueFrom": {"secretKeyRef": {"name": API_KEYS, "key": API_KEYS}}}],
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "volumeMounts": [{"name": "driver", "mountPath": _FOLDER}],
+        # The namespace is one of Pod Security level restricted.
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     spec = {
         "terminationGracePeriodSeconds": 0,
         "nodeSelector": {HOSTNAME: node},
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
         "volumes": [{"name": "driver", "configMap": {"name": NAME}}],
     }

@@ -53,7 +53,7 @@ def down(plan: Plan) -> None:
     processes.kill_all(plan)
     for command in network.down(plan):
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
-    wait_for("its cgroups to be empty", lambda: _removed_cgroups(plan), 10)
+    wait_for("its cgroups to be empty", lambda: _removed_cgroups(plan), 60)
     if plan.folder.exists():
         _remove(plan.folder)
 
@@ -100,7 +100,7 @@ def _start(plan: Plan, programs: Path) -> None:
     kubectl.apply(*DNS_RIGHTS)
     wait_for("all nodes to be ready", lambda: sum(_nodes(kubectl).values()) == len(plan.nodes), _UP_SECONDS)
     wait_for("cluster DNS", lambda: _answers(f"http://{plan.control.address}:8181/ready"), _UP_SECONDS)
-    wait_for("service accounts", lambda: succeeds(lambda: kubectl("get", "serviceaccount", "default")), 30)
+    wait_for("service accounts", lambda: succeeds(lambda: kubectl("get", "serviceaccount", "default")), _UP_SECONDS)
     # Its presence says that all of this is done.
     admin.rename(plan.kubeconfig)
 
@@ -133,7 +133,7 @@ def _start_machine(plan: Plan, machine: Machine, files: Mapping[Path, str], scri
 
 def _load_box(plan: Plan, programs: Path) -> None:
     sockets = [supervisor.on_host(machine, node.CONTAINERD_SOCKET) for machine in plan.nodes]
-    wait_for("containerd", lambda: all(socket.exists() for socket in sockets), 30)
+    wait_for("containerd", lambda: all(socket.exists() for socket in sockets), _UP_SECONDS)
     archive = plan.folder / "box.tar"
     images.write_box_archive(archive, programs / "box")
     images.load(plan, archive)

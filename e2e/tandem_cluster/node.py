@@ -117,5 +117,7 @@ def kubelet_config(plan: Plan, node: Node) -> dict[str, object]:
         "oomScoreAdj": 0,
         "volumePluginDir": f"{LIB}/kubelet/volume-plugins",
         "nodeStatusUpdateFrequency": "4s",
+        # So soon do pods see that a Secret was changed: after a minute by default.
+        "syncFrequency": "5s",
         "nodeLeaseDurationSeconds": control_plane.NODE_GRACE_SECONDS,
     }

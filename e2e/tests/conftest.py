@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from support import store
-from support.release import NAMESPACE, Release
+from support.release import NAME, Release
 from tandem_cluster.kubectl import Kubectl
 from tandem_cluster.plan import Plan
 
@@ -34,7 +34,7 @@ def kubectl(kubeconfig: Path) -> Iterator[Kubectl]:
 @pytest.fixture(scope="session")
 def release(kubeconfig: Path) -> Iterator[Release]:
     """Tandem, installed by helm."""
-    release = Release(Kubectl(kubeconfig, NAMESPACE))
+    release = Release(Kubectl(kubeconfig, NAME))
     release.install()
     yield release
     release.uninstall()

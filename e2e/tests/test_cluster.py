@@ -10,6 +10,8 @@ from tandem_cluster.images import BOX
 from tandem_cluster.kubectl import Kubectl
 from tandem_cluster.waiting import succeeds, wait_for
 
+SLOW_S = 180
+"""A machine that does other things as well."""
 _LABELS = {"app": "web"}
 _DATA = {"name": "data", "mountPath": "/data"}
 
@@ -58,8 +60,8 @@ def _service(name: str, **spec: Any) -> dict[str, Any]:
 
 def _start(kubectl: Kubectl) -> None:
     kubectl.apply(_service("web"), _service("pods", clusterIP="None"), _stateful_set())
-    kubectl("rollout", "status", "statefulset/web", "--timeout=90s")
-    wait_for("kube-proxy to know the Service", lambda: succeeds(lambda: _get(kubectl, "http://web/")), 20)
+    kubectl("rollout", "status", "statefulset/web", f"--timeout={SLOW_S}s")
+    wait_for("kube-proxy to know the Service", lambda: succeeds(lambda: _get(kubectl, "http://web/")), SLOW_S)
 
 
 def _get(kubectl: Kubectl, url: str) -> str:
@@ -90,11 +92,13 @@ def test_a_lost_node_is_noticed_and_comes_back(kubectl: Kubectl, throwaway: Call
     _start(kubectl)
     victim = kubectl("get", "pod", "web-1", "--output=jsonpath={.spec.nodeName}")
     throwaway("node-down", victim)
-    kubectl("wait", f"node/{victim}", "--for=condition=Ready=Unknown", "--timeout=60s")
+    kubectl("wait", f"node/{victim}", "--for=condition=Ready=Unknown", f"--timeout={SLOW_S}s")
     dropped = f'jsonpath={{.endpoints[?(@.nodeName=="{victim}")].conditions.ready}}=false'
-    kubectl("wait", "endpointslice", "--selector=kubernetes.io/service-name=web", f"--for={dropped}", "--timeout=30s")
-    wait_for("kube-proxy to send there no more", lambda: _answers(kubectl) == {"web-0 hello"}, 60)
+    kubectl(
+        "wait", "endpointslice", "--selector=kubernetes.io/service-name=web", f"--for={dropped}", f"--timeout={SLOW_S}s"
+    )
+    wait_for("kube-proxy to send there no more", lambda: _answers(kubectl) == {"web-0 hello"}, SLOW_S)
 
     throwaway("node-up", victim)
-    kubectl("wait", f"node/{victim}", "--for=condition=Ready", "--timeout=90s")
-    kubectl("rollout", "status", "statefulset/web", "--timeout=90s")
+    kubectl("wait", f"node/{victim}", "--for=condition=Ready", f"--timeout={SLOW_S}s")
+    kubectl("rollout", "status", "statefulset/web", f"--timeout={SLOW_S}s")

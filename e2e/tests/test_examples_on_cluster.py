@@ -8,6 +8,7 @@ import pytest
 import yaml
 from support import examples
 from support.release import CHART, Release
+from support.services import SLOW_S
 from tandem_cluster.kubectl import Kubectl
 from tandem_cluster.waiting import wait_for
 from tandem_contract import labels
@@ -34,8 +35,8 @@ def test_example_becomes_pods(on_volcengine: None, kubectl: Kubectl, name: str) 
         return all(role.get("replicas", 0) == role.get("desired", -1) for role in roles)
 
     # Without a GPU and a model that is as far as they come.
-    wait_for("pods of both roles", pods_are_made, 60)
+    wait_for("pods of both roles", pods_are_made, SLOW_S)
     conditions = {c["type"]: c["reason"] for c in kubectl.get("infsvc", service)["status"]["conditions"]}
     assert conditions["Ready"] not in ("InvalidSpec", "ChildRefused", "NameTaken")
     kubectl("delete", "infsvc", service)
-    wait_for("children to go with it", lambda: not kubectl.get("statefulsets", chosen)["items"], 60)
+    wait_for("children to go with it", lambda: not kubectl.get("statefulsets", chosen)["items"], SLOW_S)
