@@ -9,7 +9,6 @@ from itertools import accumulate
 
 import torch
 
-from tandem_runtime.core.errors import StartupError
 from tandem_runtime.core.host_memory import free_host_bytes
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
@@ -18,6 +17,7 @@ from tandem_runtime.execution.attention.backend import AttentionBackend, StepBat
 from tandem_runtime.execution.attention.tables import StepTables
 from tandem_runtime.execution.backends import Allocate, attention_of, ops_of, sampler_of, timer_of
 from tandem_runtime.execution.constraints import Constraints
+from tandem_runtime.execution.full_device import ReadUsage, cuda_usage, full_device
 from tandem_runtime.execution.graphs import Capture, DecodeGraphs, ReplayableAttention
 from tandem_runtime.execution.layers.context import BuildContext
 from tandem_runtime.execution.layers.embedding import HEAD
@@ -84,15 +84,18 @@ class ModelRunner:
         tp: TensorParallel | None = None,
         constraints: Constraints | None = None,
         allocate: Allocate | None = None,
+        usage: ReadUsage = cuda_usage,
     ) -> None:
         """`tp`: instead of `world` ranks' collectives; `constraints`: on rank 0, to serve sequences that have any;
-        `allocate`: where the KV cache is to be, instead of memory of this process alone."""
+        `allocate`: where the KV cache is to be, instead of memory of this process alone; `usage`: of a card that is
+        full."""
         assert world == config.tensor_parallel_size
         self.config = config
         self.layout: KVLayout = config.layout
         self.num_pages = 0
         """Set by `load`."""
         self._allocate = allocate
+        self._usage = usage
         self._tp = tp or TensorParallel(rank, world)
         self._device = torch.device(config.device)
         self._sampler = sampler_of(config)
@@ -111,15 +114,12 @@ class ModelRunner:
         """Reads the weights and allocates the KV pages; raises `StartupError`."""
         config = self.config
         torch.set_num_threads(config.cpu_threads or max(1, len(os.sched_getaffinity(0)) // self._tp.world))
-        try:
+        remedy = (
+            "use more GPUs (--tensor-parallel-size), --quantization fp8, or fewer tokens per step"
+            " (--max-num-batched-tokens)"
+        )
+        with full_device("the model does not fit the GPU", remedy, self._usage):
             self._load(progress)
-        except torch.OutOfMemoryError as error:
-            free, total = torch.cuda.mem_get_info()
-            raise StartupError(
-                f"the model does not fit the GPU: {torch.cuda.memory_allocated() / 2**30:.1f} GiB were allocated and"
-                f" {free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB are free ({error}); use more GPUs"
-                " (--tensor-parallel-size), --quantization fp8, or fewer tokens per step (--max-num-batched-tokens)"
-            ) from None
 
     def _load(self, progress: Progress) -> None:
         config = self.config
@@ -177,8 +177,13 @@ class ModelRunner:
     def warm_up(self) -> None:
         """Runs steps of every kind once, so that no request pays for lazy initialisation or compilation.
 
-        Overwrites slot 0 and page 0: call it before the first plan.
+        Overwrites slot 0 and page 0: call it before the first plan. Raises `StartupError`.
         """
+        remedy = "lower --gpu-memory-utilization or --max-num-batched-tokens, or end what else uses the GPU"
+        with full_device("the GPU is full before the first step has run", remedy, self._usage):
+            self._warm_up()
+
+    def _warm_up(self) -> None:
         sampling = SamplingParams(max_tokens=1, temperature=0.0)
         most = min(self.config.max_num_batched_tokens, self.config.max_model_len - 1)
         prompts = [min(most, self.config.page_size)]
@@ -192,7 +197,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def capture_graphs(self, capture: Capture) -> None:
-        """Decode steps run as graphs from now on; for the `triton` backend."""
+        """Decode steps run as graphs from now on; for the `triton` backend. Raises `StartupError`."""
         attention = self._attention
         assert isinstance(attention, ReplayableAttention)
 
@@ -201,11 +206,13 @@ class ModelRunner:
             return self._model.logits(self._model.hidden(ids_T, attention))
 
         self._graphs = DecodeGraphs(attention, forward, capture, max_tokens=self.config.max_model_len)
-        self._graphs.capture(
-            self.config.max_num_seqs,
-            lambda done, total: logger.info("captured decode graph %d of %d", done, total),
-            agree=lambda in_time: self._tp.minimum(int(in_time)) == 1,
-        )
+        remedy = "lower --gpu-memory-utilization or --max-num-seqs, or do without graphs (--no-cuda-graphs)"
+        with full_device("the GPU is full while decode steps are captured as graphs", remedy, self._usage):
+            self._graphs.capture(
+                self.config.max_num_seqs,
+                lambda done, total: logger.info("captured decode graph %d of %d", done, total),
+                agree=lambda in_time: self._tp.minimum(int(in_time)) == 1,
+            )
 
     def execute(self, plan: StepPlan) -> StepResult:
         return self.launch(plan).result()
