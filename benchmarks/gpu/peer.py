@@ -1,8 +1,8 @@
 """The same model shape, prompts and lengths in transformers' continuous batching and in the runner's scheduler.
 
-    python benchmarks/gpu/peer.py [--requests 32] [--prompt 512] [--answer 128] [--device cuda]
+    python benchmarks/gpu/peer.py [MODEL] [--requests 32] [--prompt 512] [--answer 128] [--device cuda]
 
-Both with random weights of Qwen3-8B's shape in bf16, one process, one card, in turn. Prints JSON lines.
+Both with random weights in bf16, one process, one card, in turn. Prints JSON lines.
 """
 
 from __future__ import annotations
@@ -27,25 +27,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, ContinuousBatchingCon
 from transformers.generation.continuous_batching import ContinuousBatchingManager
 from transformers.generation.continuous_batching.utils import WorkloadHints
 
-QWEN3_8B = {
-    **shapes.MODELS["Qwen3-32B"].config,
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-}
-
 
 def main() -> None:
     args = _arguments()
-    config = shapes.MODELS["tiny"].config if args.device == "cpu" else QWEN3_8B
-    shapes.MODELS["peer"] = shapes.Model(config)
+    config = shapes.MODELS[args.model].config
     generator = torch.Generator().manual_seed(0)
     high = config["vocab_size"] - 1
     prompts = torch.randint(300, high, (args.requests, args.prompt), generator=generator).tolist()
     with tempfile.TemporaryDirectory() as scratch:
-        path = shapes.folder("peer", Path(scratch))
+        path = shapes.folder(args.model, Path(scratch))
         ours = _tandem(path, prompts, args)
         gc.collect()
         if args.device == "cuda":
@@ -53,7 +43,8 @@ def main() -> None:
         theirs = _transformers(path, prompts, args)
     tokens = args.requests * args.answer
     for name, seconds in (("tandem", ours), ("transformers", theirs)):
-        case = {"engine": name, "requests": args.requests, "lengths": f"{args.prompt}:{args.answer}"}
+        lengths = f"{args.prompt}:{args.answer}"
+        case = {"engine": name, "model": args.model, "requests": args.requests, "lengths": lengths}
         figures = {"s": round(seconds, 2), "output tok/s": round(tokens / seconds), "ratio": round(theirs / seconds, 2)}
         print(json.dumps(case | figures), flush=True)
 
@@ -145,6 +136,8 @@ def _answer(manager: ContinuousBatchingManager, prompts: list[list[int]], answer
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole = [name for name, model in shapes.MODELS.items() if model.tensor_parallel == 1]
+    parser.add_argument("model", nargs="?", choices=whole, default="Qwen3-8B", help="default: %(default)s")
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--answer", type=int, default=128)

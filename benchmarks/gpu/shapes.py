@@ -46,6 +46,11 @@ MODELS = {
         | {"hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 64}
         | {"num_attention_heads": 64, "num_key_value_heads": 8}
     ),
+    "Qwen3-8B": Model(
+        _QWEN3
+        | {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36}
+        | {"num_attention_heads": 32, "num_key_value_heads": 8}
+    ),
     "Qwen3-30B-A3B": Model(
         _QWEN3
         | _MOE

@@ -2,10 +2,10 @@
 
 A page's heads are contiguous blocks, so both are copies of rows of words; what a word means is not looked at.
 
-For transports that want many pages as one block: a copy down or up for all of them, or a message over a fabric. None of
-the runtime's does: a page of Qwen3-32B is 4 MiB (one of its heads 512 KiB) and contiguous, which the copy engine moves at the
-full rate of the bus while the SMs compute; gathering would pass it through the device's memory once more, on those SMs. It
-pays where a page is a few KiB: small models, or few heads of a rank.
+For transports that want many pages as one block: one copy to the host for all of them, or one message over a fabric.
+None of the runtime's does. A page of Qwen3-32B is 4 MiB, one of its heads 512 KiB, and both are contiguous: the copy
+engine moves them as they are while the SMs compute, and gathering them would be one more pass over the device's memory,
+on those SMs. It pays where a page is a few KiB: small models, or few heads of a rank.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def test_steps() -> None:
 
 @pytest.mark.processes
 def test_peer() -> None:
-    ours, theirs = cases("peer.py", "--requests=3", "--prompt=20", "--answer=5")
+    ours, theirs = cases("peer.py", "tiny", "--requests=3", "--prompt=20", "--answer=5")
     assert (ours["engine"], theirs["engine"], theirs["ratio"]) == ("tandem", "transformers", 1.0)
     assert ours["ratio"] > 0
 
