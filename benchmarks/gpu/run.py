@@ -26,8 +26,13 @@ from typing import Any, NamedTuple, TextIO
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 IMPORTED = ("contract", "runtime", "kernels", "tests", "benchmarks/gpu")
+CUT_OFF = 124
+"""Exit status of a part whose time was over."""
 GRACE_S = 40
 """For a part to end what it started, once it is told to."""
+
+KEPT = "{kept}"
+"""In a part's arguments: a file of its own that outlives it."""
 
 
 class Part(NamedTuple):
@@ -38,13 +43,18 @@ class Part(NamedTuple):
     """Seconds after which it is ended; what it printed until then counts."""
     title: str
 
+    @property
+    def resumable(self) -> bool:
+        """Cut off, it goes on the next time where it stopped; `usual` is what it takes to get somewhere."""
+        return any(KEPT in arg for arg in self.argv)
+
 
 def _steps(model: str, *flags: str) -> tuple[str, ...]:
     return (str(HERE / "steps.py"), model, *flags)
 
 
-def _server(model: str, concurrency: str, *flags: str) -> tuple[str, ...]:
-    return (str(HERE / "server.py"), model, *flags, "--concurrency", *concurrency.split())
+def _server(model: str, *flags: str) -> tuple[str, ...]:
+    return (str(HERE / "server.py"), model, *flags, f"--kept={KEPT}")
 
 
 def _tests(*paths: str) -> tuple[str, ...]:
@@ -65,18 +75,20 @@ PARTS = {
     ),
     "steps-32b": Part(_steps("Qwen3-32B"), 150, 300, "Qwen3-32B, steps"),
     "steps-32b-fp8": Part(_steps("Qwen3-32B", *FP8), 120, 300, "Qwen3-32B fp8, steps"),
-    "server-32b": Part(_server("Qwen3-32B", "64 32 16"), 330, 500, "Qwen3-32B, whole server"),
+    "server-32b": Part(_server("Qwen3-32B"), 240, 1800, "Qwen3-32B, whole server"),
     "peer": Part((str(HERE / "peer.py"),), 150, 300, "Against transformers' continuous batching"),
     "steps-30b-a3b": Part(_steps("Qwen3-30B-A3B"), 120, 300, "Qwen3-30B-A3B, steps"),
     "fidelity": Part((str(HERE / "fidelity.py"),), 60, 180, "Logits on the GPU against the CPU's"),
     "kernels": Part((str(REPOSITORY / "kernels/bench/run.py"),), 200, 400, "Kernels"),
-    "server-32b-fp8": Part(_server("Qwen3-32B", "128 64 32", *FP8), 330, 500, "Qwen3-32B fp8, whole server"),
+    "server-32b-fp8": Part(
+        _server("Qwen3-32B", "--max-concurrency=128", *FP8), 270, 1800, "Qwen3-32B fp8, whole server"
+    ),
     "steps-235b-tp8": Part(_steps("Qwen3-235B-A22B-TP8"), 150, 400, "One of eight ranks of Qwen3-235B-A22B, steps"),
     "tests": Part(_tests("tests/kernels"), 300, 560, "Tests of all kernels"),
     "server-32b-2500": Part(
-        _server("Qwen3-32B", "64 32 16", "--workload=2500:1500"), 330, 500, "Qwen3-32B, whole server, shorter prompts"
+        _server("Qwen3-32B", "--workload=2500:1500"), 240, 1800, "Qwen3-32B, whole server, shorter prompts"
     ),
-    "server-30b-a3b": Part(_server("Qwen3-30B-A3B", "128 64 32"), 250, 500, "Qwen3-30B-A3B, whole server"),
+    "server-30b-a3b": Part(_server("Qwen3-30B-A3B", "--max-concurrency=128"), 240, 1800, "Qwen3-30B-A3B, whole server"),
 }
 Results = dict[str, dict[str, Any]]
 
@@ -91,15 +103,15 @@ def main(argv: Sequence[str] | None = None, parts: dict[str, Part] = PARTS) -> N
         sys.exit(f"no such part: {', '.join(sorted(unknown))}; --list shows them")
     end = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
     book = Book(args.out)
-    failed, left = [], []
+    failed, left = list[str](), list[str]()
     for name in args.parts or parts:
         part, seconds = parts[name], end - time.monotonic() - GRACE_S
         if book.done(name) and not args.again:
             print(f"{name}: measured before, see {book.folder}")
         elif seconds < part.usual:
             left.append(name)
-        elif _run(name, part, min(seconds, part.most), book) != 0:
-            failed.append(name)
+        elif status := _run(name, part, min(seconds, part.most), book, again=args.again and book.done(name)):
+            (left if status == CUT_OFF and part.resumable else failed).append(name)
     print(f"\n{book.folder / 'results.md'}")
     if left:
         print(f"no time was left for: {', '.join(left)}")
@@ -130,8 +142,11 @@ class Book:
         (self.folder / "results.md").write_text(report(self._results))
 
 
-def _run(name: str, part: Part, seconds: float, book: Book) -> int:
-    """The part's exit status; 124: its time was over."""
+def _run(name: str, part: Part, seconds: float, book: Book, *, again: bool) -> int:
+    """The part's exit status. `again`: with nothing of what it kept."""
+    kept = book.folder / f"{name}.kept.json"
+    if again:
+        kept.unlink(missing_ok=True)
     began = time.monotonic()
     result: dict[str, Any] = {
         "part": name,
@@ -148,7 +163,7 @@ def _run(name: str, part: Part, seconds: float, book: Book) -> int:
     with book.log() as log:
         _say(log, f"== {name}: {part.title}, at most {seconds:.0f} s\n")
         with subprocess.Popen(
-            [*command, *part.argv],
+            [*command, *(arg.replace(KEPT, str(kept)) for arg in part.argv)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,8 +1,11 @@
 """A whole server of one model shape under load: `tandem serve` with random weights, `tandem bench serve` as the client.
 
-    python benchmarks/gpu/server.py MODEL [--workload 3500:1500 ...] [--concurrency 64 32 16] [SERVE FLAGS]
+    python benchmarks/gpu/server.py MODEL [--workload 3500:1500 ...] [--tpot 40 30 20] [--kept FILE] [SERVE FLAGS]
 
-Every level sends as many requests as it keeps in flight, all at once. Prints a JSON line a level.
+Sweeps the concurrency to the edge of each bound on the mean TPOT (ms) by the client's own planner. Every level sends as
+many requests as it keeps in flight, all at once, and so takes a minute: several waves would give steadier figures and
+not fit the ten minutes that a card is lent for. Prints a JSON line a level, beside its floor, and one a bound.
+Levels in FILE are not measured again.
 """
 
 from __future__ import annotations
@@ -21,12 +24,16 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from floors import ceilings_of, server_floor
 from shapes import MODELS, folder
+from sweep import Kept, Row, edges
+from tandem_runtime.bench.roofline import Ceilings, Shape
+from tandem_runtime.bench.serve.workload import parse_workload
 
 TANDEM = (sys.executable, "-m", "tandem_cli.main")
 COLUMNS = (
-    *("req_per_s", "output_tok_per_s", "total_tok_per_s"),
-    *("ttft_mean_ms", "ttft_p99_ms", "tpot_mean_ms", "tpot_p99_ms", "itl_p99_ms", "failed"),
+    *("req_per_s", "output_tok_per_s", "total_tok_per_s", "output_tok_per_s_per_gpu", "total_tok_per_s_per_gpu"),
+    *("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "p99_itl_ms"),
 )
 
 
@@ -34,6 +41,7 @@ def main() -> None:
     args, serve_flags = _arguments()
     # Ended from outside, it ends the server too, which would keep the card's memory.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))
+    shape, ceilings, kept = _shape(args.model, serve_flags), ceilings_of(_card(args.device)), Kept(args.kept)
     with tempfile.TemporaryDirectory() as scratch:
         path = folder(args.model, Path(scratch))
         port, metrics_port = _free_ports()
@@ -41,7 +49,7 @@ def main() -> None:
             [
                 *(*TANDEM, "serve", f"--model={path}", "--load-format=dummy", f"--device={args.device}"),
                 *("--host=127.0.0.1", f"--port={port}", f"--metrics-port={metrics_port}"),
-                *(f"--max-num-seqs={max(args.concurrency)}", f"--max-model-len={args.max_model_len}"),
+                *(f"--max-num-seqs={args.max_concurrency}", f"--max-model-len={args.max_model_len}"),
                 *serve_flags,
             ],
             start_new_session=True,
@@ -51,10 +59,24 @@ def main() -> None:
             _wait_ready(server, metrics_port)
             print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
             for workload in args.workload:
-                for concurrency in args.concurrency:
-                    row = _level(port, workload, concurrency, Path(scratch) / "level.csv")
-                    gap = _gap(metrics_port)
-                    print(json.dumps({"workload": workload, "concurrency": concurrency} | row | gap), flush=True)
+
+                def level(concurrency: int, workload: str = workload) -> Row:
+                    row = _level(port, workload, concurrency, Path(scratch) / "level.csv") | _gap(metrics_port)
+                    return beside_floor(row, shape, workload, concurrency, ceilings)
+
+                shown = set[int]()
+
+                def measure(concurrency: int, workload: str = workload, shown: set[int] = shown) -> Row:
+                    key = " ".join([args.model, *serve_flags, workload, str(concurrency)])
+                    row = kept.level(key, lambda: level(concurrency))
+                    if concurrency not in shown:
+                        shown.add(concurrency)
+                        print(json.dumps(row), flush=True)
+                    return row
+
+                limits = {"start": args.min_concurrency, "maximum": args.max_concurrency}
+                for edge in edges(args.tpot, measure, **limits):
+                    print(json.dumps(edge), flush=True)
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             try:
@@ -74,18 +96,46 @@ def _wait_ready(server: subprocess.Popen[bytes], metrics_port: int) -> None:
             time.sleep(0.5)
 
 
-def _level(port: int, workload: str, concurrency: int, out: Path) -> dict[str, object]:
+def _level(port: int, workload: str, concurrency: int, out: Path) -> Row:
     subprocess.run(
         [
             *(*TANDEM, "bench", "serve", f"--base-url=http://127.0.0.1:{port}", f"--workload={workload}"),
             *(f"--concurrency={concurrency}", f"--num-prompts={concurrency}", "--warmup=1", f"--csv={out}"),
+            "--allow-failures",
         ],
         check=True,
         stdout=subprocess.DEVNULL,
     )
     with out.open() as file:
         row = next(csv.DictReader(file))
-    return {name: round(float(row[name]), 2) for name in COLUMNS if row.get(name)}
+    figures = {name: round(float(row[name]), 2) for name in COLUMNS}
+    return {"workload": workload, "concurrency": concurrency} | figures | {"failed": int(row["failed"])}
+
+
+def beside_floor(row: Row, shape: Shape, workload: str, concurrency: int, ceilings: Ceilings) -> Row:
+    floor = server_floor(shape, parse_workload(workload), concurrency, ceilings)
+    return row | {
+        "floor TTFT ms": round(floor.ttft * 1e3, 1),
+        "floor TPOT ms": round(floor.tpot * 1e3, 2),
+        "floor output tok/s": round(floor.output_tokens_per_s, 1),
+        "of floor": round(row["output_tok_per_s"] / floor.output_tokens_per_s, 2),
+    }
+
+
+def _shape(model: str, serve_flags: list[str]) -> Shape:
+    return Shape.of(
+        MODELS[model].config,
+        weight_bytes=1.0 if "--quantization=fp8" in serve_flags else 2.0,
+        kv_bytes=1.0 if "--kv-cache-dtype=fp8" in serve_flags else 2.0,
+    )
+
+
+def _card(device: str) -> str:
+    """Asked by a process of its own: a CUDA context here would take memory from the server."""
+    if device == "cpu":
+        return "H200, not this device"
+    ask = "import torch; print(torch.cuda.get_device_name())"
+    return subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _gap(metrics_port: int) -> dict[str, object]:
@@ -106,7 +156,10 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--workload", nargs="+", default=["3500:1500"])
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[64, 32, 16])
+    parser.add_argument("--tpot", type=float, nargs="+", default=[40, 30, 20], metavar="MS")
+    parser.add_argument("--min-concurrency", type=int, default=8)
+    parser.add_argument("--max-concurrency", type=int, default=64)
+    parser.add_argument("--kept", type=Path, metavar="FILE")
     parser.add_argument("--max-model-len", type=int, default=5120)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     return parser.parse_known_args()

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from floors import ceilings_of
 from shapes import MODELS, folder
 from tandem_contract.flags import ServeFlags
-from tandem_runtime.bench.roofline import CEILINGS, Shape, Work, decode_step, prefill
+from tandem_runtime.bench.roofline import Shape, Work, decode_step, prefill
 from tandem_runtime.core.plan import Chunk, SlotStart, StepPlan, StepResult
 from tandem_runtime.core.sampling import SamplingParams
 from tandem_runtime.execution.graphs import CudaCapture
@@ -119,10 +120,9 @@ def _ahead(runner: ModelRunner, plan: StepPlan, count: int) -> Iterator[StepResu
 
 def _report(case: str, work: Work, results: list[StepResult]) -> None:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "H200, not this device"
-    ceilings = next(ceilings for name, ceilings in CEILINGS.items() if name in card)
     seconds = statistics.median(result.seconds for result in results)
     gap = statistics.median(result.gap_seconds for result in results)
-    floor = work.floor_seconds(ceilings)
+    floor = work.floor_seconds(ceilings_of(card))
     found: dict[str, Any] = {
         "case": case,
         "ms": round(seconds * 1e3, 3),

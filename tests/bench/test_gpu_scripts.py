@@ -45,9 +45,15 @@ def test_peer() -> None:
 
 
 @pytest.mark.processes
-def test_server() -> None:
-    found = cases(
-        "server.py", "tiny", "--workload=24:4", "--concurrency", "2", "--max-model-len=64", "--kv-cache-memory=64MiB"
-    )
-    assert [(case["workload"], case["concurrency"], case["failed"]) for case in found] == [("24:4", 2, 0)]
-    assert found[0]["output_tok_per_s"] > 0
+def test_server(tmp_path: Path) -> None:
+    kept = tmp_path / "levels.json"
+    limits = ("--tpot", "1e6", "--min-concurrency=1", "--max-concurrency=2", "--max-model-len=64", f"--kept={kept}")
+    one, two, edge = cases("server.py", "tiny", "--workload=24:4", *limits, "--kv-cache-memory=64MiB")
+    assert [(row["workload"], row["concurrency"], row["failed"]) for row in (one, two)] == [
+        ("24:4", n, 0) for n in (1, 2)
+    ]
+    assert all(row["output_tok_per_s"] > 0 and row["mean_tpot_ms"] > row["floor TPOT ms"] for row in (one, two))
+    assert {"mean_ttft_ms", "req_per_s", "total_tok_per_s_per_gpu", "of floor"} <= set(one)
+    assert edge["TPOT below ms"] == 1e6
+    assert edge["note"] == "the most that was tried"
+    assert list(json.loads(kept.read_text()).values()) == [one, two]
