@@ -79,15 +79,25 @@ async def test_fifty_streams_and_random_kills(fleet: Fleet) -> None:
         assert all(heard.done == 1 and heard.error is None for heard in undisturbed)
         rng = random.Random(2)
         hearing = asyncio.create_task(all_heard(gateway.url, asked))
-        kills = 0
+        kills, said = 0, [pod.metric(names.GENERATION_TOKENS) for pod in pods]
         while not hearing.done() and kills < 4:
+            # Running, and heard by their clients: before that a request is asked again, not resumed.
             await until(lambda: hearing.done() or min(pod.status()["running"] for pod in pods) >= 5)
+            await until(
+                lambda: (
+                    hearing.done()
+                    or all(
+                        pod.metric(names.GENERATION_TOKENS) >= before + 500
+                        for pod, before in zip(pods, said, strict=True)
+                    )
+                )
+            )
             if hearing.done():
                 break
             victim = rng.randrange(2)
             pods[victim].kill()
             kills += 1
-            pods[victim] = fleet.again(pods[victim])
+            pods[victim], said[victim] = fleet.again(pods[victim]), 0
             await asyncio.to_thread(pods[victim].wait_ready)
             await until(lambda: hearing.done() or ready_decodes(gateway) == 2)
         heard = await hearing

@@ -207,7 +207,7 @@ async def test_the_clients_own_accumulation(client: openai.AsyncOpenAI) -> None:
         ({"tools": [NOW, NOW]}, None),
         ({"tools": [NOW | {"parameters": {"type": "array"}}], "tool_choice": "required"}, "tools"),
         ({"tools": [NOW | {"defer_loading": True}]}, "tools[0].defer_loading"),
-        ({"tools": [NOW | {"allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers[0]"),
+        ({"tools": [NOW | {"allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [NOW], "tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
         ({"tools": [NOW], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
