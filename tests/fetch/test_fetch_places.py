@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fetch.weed import free_port
+from support.ports import free_port
 from tandem_contract.fetch_flags import EXIT_OK, EXIT_PERMANENT, EXIT_RETRYABLE, MANIFEST, FetchFlags
 from tandem_fetch.errors import AccessDenied, BadSource, Busy, FetchError, NotFound, Unreachable
 from tandem_fetch.fetch import Fetch

@@ -15,7 +15,8 @@ from urllib.request import urlopen
 import pytest
 from fetch.conftest import MIB, Start
 from fetch.proxy import Proxy
-from fetch.weed import BUCKET, Weed, free_port
+from fetch.weed import BUCKET, Weed
+from support.ports import free_port
 from tandem_contract.fetch_flags import EXIT_OK, EXIT_PERMANENT, EXIT_RETRYABLE, MANIFEST
 from tandem_contract.metrics import FETCH_BYTES
 from tandem_fetch.main import EXIT_INTERRUPTED, run

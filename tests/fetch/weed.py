@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from support.ports import free_port
 
 ACCESS_KEY, SECRET_KEY = "tandem-test-key", "tandem-test-secret"
 BUCKET = "models"
@@ -100,13 +100,6 @@ def s3_client(endpoint: str) -> Any:
             response_checksum_validation="when_required",
         ),
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _weed() -> str:

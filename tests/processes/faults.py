@@ -10,7 +10,8 @@ from typing import Any
 
 from processes.asking import ask
 from support.fault_proxy import FaultProxy
-from support.serving import EnginePod, Fleet, free_port
+from support.ports import free_port
+from support.serving import EnginePod, Fleet
 from tandem_contract import headers
 
 PROXY_HOST = "127.0.0.2"

@@ -14,7 +14,8 @@ import aiohttp
 import pytest
 from processes.asking import completion_body, random_prompt
 from processes.faults import TINY_STEPS
-from support.serving import START_PATIENCE_S, free_port
+from support.ports import free_port
+from support.serving import START_PATIENCE_S
 from support.spans import CALLER, TRACE_ID, TRACEPARENT, Recorder
 from tandem_contract.flags import GatewayFlags, ServeFlags
 from tandem_contract.status import Role

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from support.held_up import held_up, narrow_connector
+from support.ports import free_port
 from support.scripted_engine import ScriptedEngine
 from tandem_contract.flags import ServeFlags
 from tandem_contract.headers import SIGNATURE
@@ -24,13 +25,6 @@ from tandem_runtime.text.tokenizer import Tokenizer
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

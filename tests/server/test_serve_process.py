@@ -16,6 +16,7 @@ import openai
 import psutil
 import pytest
 from support import tiny_models
+from support.ports import free_port
 
 pytestmark = pytest.mark.processes
 
@@ -29,13 +30,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
     (models / "types.py").write_text("raise SystemExit('this is no module of the server')")
     return tiny_models.build_tiny_model(models / "tiny-qwen3", "qwen3")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Pod:

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
+from support.ports import free_port
 from tandem_contract import metrics as names
 from tandem_contract.env import POD_NAME
 from tandem_contract.flags import GatewayFlags, ServeFlags, to_argv
@@ -27,11 +27,6 @@ from tandem_contract.ticket import DEFAULT_TTL_S, Ticket, new_nonce, sign
 
 START_PATIENCE_S = 120.0
 PATIENCE_S = 30.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Process:
