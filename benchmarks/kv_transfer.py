@@ -30,6 +30,7 @@ from tandem_runtime.transfer.nixl.agent import NixlAgent, dram
 from tandem_runtime.transfer.nixl.export import NixlExport
 from tandem_runtime.transfer.nixl.reads import NixlReads
 from tandem_runtime.transfer.protocol import NIXL, ReceiveJob, ReceiveReport, SendJob, SendReport
+from tandem_runtime.transfer.staging import StagedPages
 from tandem_runtime.transfer.tcp import TcpReceiver, TcpSender
 
 SHAPES = {
@@ -38,7 +39,9 @@ SHAPES = {
 }
 Pipe = Any
 """`Connection` has different type parameters on different Pythons."""
-Receive = Callable[[Pipe, PageMemory, int], Iterator[float]]
+Pages = PageMemory | StagedPages
+Receive = Callable[[Pipe, Any, int], Iterator[float]]
+"""Of the pipe, where pages land (`Pages`), and the number of rounds."""
 Send = Callable[[Pipe, KVLayout, int, int], None]
 CHUNK_PAGES = 16
 """Pages queued at once, as a prefill chunk would."""
@@ -87,7 +90,7 @@ def in_turns(layout: KVLayout, pages: int, rounds: int, *ways: tuple[Receive, Se
 
 
 class Run:
-    def __init__(self, receive: Receive, send: Send, memory: PageMemory, pages: int, rounds: int) -> None:
+    def __init__(self, receive: Receive, send: Send, memory: Pages, pages: int, rounds: int) -> None:
         context = mp.get_context("spawn")
         here, there = context.Pipe()
         self._process = context.Process(target=send, args=(there, memory.layout, pages, rounds), daemon=True)
@@ -144,7 +147,7 @@ def receive_ipc(pipe: Pipe, memory: PageMemory, rounds: int) -> Iterator[float]:
 
 def receive_pages(
     pipe: Pipe,
-    memory: PageMemory,
+    memory: Pages,
     rounds: int,
     nixl: NixlReads | None,
     ipc: IpcReads | None = None,
@@ -182,9 +185,7 @@ def send_ipc(pipe: Pipe, layout: KVLayout, pages: int, rounds: int) -> None:
     send_pages(pipe, memory, rounds, None, IpcExport(HostExport(shared, memory)))
 
 
-def send_pages(
-    pipe: Pipe, memory: PageMemory, rounds: int, nixl: NixlExport | None, ipc: IpcExport | None = None
-) -> None:
+def send_pages(pipe: Pipe, memory: Pages, rounds: int, nixl: NixlExport | None, ipc: IpcExport | None = None) -> None:
     pages = memory.num_pages
     reports: queue.SimpleQueue[SendReport] = queue.SimpleQueue()
     sender = TcpSender(memory, reports.put, nixl=nixl, ipc=ipc)

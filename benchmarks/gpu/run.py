@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TextIO
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-IMPORTED = ("contract", "runtime", "kernels", "tests", "benchmarks/gpu")
+IMPORTED = ("contract", "runtime", "kernels", "tests", "benchmarks", "benchmarks/gpu")
 CUT_OFF = 124
 """Exit status of a part whose time was over."""
 GRACE_S = 40
@@ -77,6 +77,8 @@ PARTS = {
     "steps-32b-fp8": Part(_steps("Qwen3-32B", *FP8), 120, 300, "Qwen3-32B fp8, steps"),
     "server-32b": Part(_server("Qwen3-32B"), 240, 1800, "Qwen3-32B, whole server"),
     "peer": Part((str(HERE / "peer.py"),), 150, 300, "Against transformers' continuous batching"),
+    "handoff": Part((str(HERE / "handoff.py"),), 60, 180, "Pages handed over on one card"),
+    "together": Part((str(HERE / "together.py"),), 150, 400, "Prefill and decode processes on one card, Qwen3-8B"),
     "steps-30b-a3b": Part(_steps("Qwen3-30B-A3B"), 120, 300, "Qwen3-30B-A3B, steps"),
     "fidelity": Part((str(HERE / "fidelity.py"),), 60, 180, "Logits on the GPU against the CPU's"),
     "kernels": Part((str(REPOSITORY / "kernels/bench/run.py"),), 200, 400, "Kernels"),

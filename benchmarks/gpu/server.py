@@ -11,30 +11,20 @@ Levels in FILE are not measured again.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 from floors import ceilings_of, server_floor
+from serving import measured, running
 from shapes import MODELS, folder
 from sweep import Kept, Row, edges
 from tandem_runtime.bench.roofline import Ceilings, Shape
 from tandem_runtime.bench.serve.workload import parse_workload
-
-TANDEM = (sys.executable, "-m", "tandem_cli.main")
-COLUMNS = (
-    *("req_per_s", "output_tok_per_s", "total_tok_per_s", "output_tok_per_s_per_gpu", "total_tok_per_s_per_gpu"),
-    *("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms", "p99_itl_ms"),
-)
 
 
 def main() -> None:
@@ -44,24 +34,16 @@ def main() -> None:
     shape, ceilings, kept = _shape(args.model, serve_flags), ceilings_of(_card(args.device)), Kept(args.kept)
     with tempfile.TemporaryDirectory() as scratch:
         path = folder(args.model, Path(scratch))
-        port, metrics_port = _free_ports()
-        server = subprocess.Popen(
-            [
-                *(*TANDEM, "serve", f"--model={path}", "--load-format=dummy", f"--device={args.device}"),
-                *("--host=127.0.0.1", f"--port={port}", f"--metrics-port={metrics_port}"),
-                *(f"--max-num-seqs={args.max_concurrency}", f"--max-model-len={args.max_model_len}"),
-                *serve_flags,
-            ],
-            start_new_session=True,
-        )
-        try:
-            began = time.monotonic()
-            _wait_ready(server, metrics_port)
-            print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
+        argv = [
+            *("serve", f"--model={path}", "--load-format=dummy", f"--device={args.device}"),
+            *(f"--max-num-seqs={args.max_concurrency}", f"--max-model-len={args.max_model_len}"),
+            *serve_flags,
+        ]
+        with running(argv) as (port, metrics_port):
             for workload in args.workload:
 
                 def level(concurrency: int, workload: str = workload) -> Row:
-                    row = _level(port, workload, concurrency, Path(scratch) / "level.csv") | _gap(metrics_port)
+                    row = measured(port, workload, concurrency, Path(scratch) / "level.csv") | _gap(metrics_port)
                     return beside_floor(row, shape, workload, concurrency, ceilings)
 
                 shown = set[int]()
@@ -77,39 +59,6 @@ def main() -> None:
                 limits = {"start": args.min_concurrency, "maximum": args.max_concurrency}
                 for edge in edges(args.tpot, measure, **limits):
                     print(json.dumps(edge), flush=True)
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
-
-
-def _wait_ready(server: subprocess.Popen[bytes], metrics_port: int) -> None:
-    while True:
-        if server.poll() is not None:
-            sys.exit(f"the server ended with status {server.returncode}")
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/readyz", timeout=1).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-
-
-def _level(port: int, workload: str, concurrency: int, out: Path) -> Row:
-    subprocess.run(
-        [
-            *(*TANDEM, "bench", "serve", f"--base-url=http://127.0.0.1:{port}", f"--workload={workload}"),
-            *(f"--concurrency={concurrency}", f"--num-prompts={concurrency}", "--warmup=1", f"--csv={out}"),
-            "--allow-failures",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    with out.open() as file:
-        row = next(csv.DictReader(file))
-    figures = {name: round(float(row[name]), 2) for name in COLUMNS}
-    return {"workload": workload, "concurrency": concurrency} | figures | {"failed": int(row["failed"])}
 
 
 def beside_floor(row: Row, shape: Shape, workload: str, concurrency: int, ceilings: Ceilings) -> Row:
@@ -145,11 +94,6 @@ def _gap(metrics_port: int) -> dict[str, object]:
     values = {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("tandem_step_gap_seconds_")}
     count = values.get("tandem_step_gap_seconds_count", 0.0)
     return {"mean gap us": round(values["tandem_step_gap_seconds_sum"] / count * 1e6, 1)} if count else {}
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return int(one.getsockname()[1]), int(other.getsockname()[1])
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:

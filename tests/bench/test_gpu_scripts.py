@@ -15,7 +15,10 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def cases(script: str, *argv: str) -> list[dict[str, Any]]:
-    paths = [*(str(REPOSITORY / folder) for folder in ("contract", "runtime", "kernels")), os.environ.get("PYTHONPATH")]
+    paths = [
+        *(str(REPOSITORY / folder) for folder in ("contract", "runtime", "kernels", "benchmarks")),
+        os.environ.get("PYTHONPATH"),
+    ]
     run = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks/gpu" / script), *argv, "--device=cpu"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"},
@@ -57,3 +60,18 @@ def test_server(tmp_path: Path) -> None:
     assert edge["TPOT below ms"] == 1e6
     assert edge["note"] == "the most that was tried"
     assert list(json.loads(kept.read_text()).values()) == [one, two]
+
+
+@pytest.mark.processes
+def test_handoff() -> None:
+    found = cases("handoff.py", "--mib=16", "--rounds=1")
+    assert [row["transport"] for row in found] == ["ipc", "tcp"]
+    assert all(row["best GB/s"] >= row["GB/s"] > 0 for row in found)
+
+
+@pytest.mark.processes
+def test_together() -> None:
+    limits = ("--max-model-len=64", "--kv-cache-memory=64MiB", "--local-prefill-max-tokens=0")
+    alone, two = cases("together.py", "tiny", "--workload=24:4", "--concurrency=2", *limits)
+    assert (alone["way"], alone["of tandem serve"], alone["failed"]) == ("tandem serve", 1.0, 0)
+    assert (two["way"], two["failed"]) == ("tandem up, ipc", 0)
