@@ -27,11 +27,14 @@ def costly(index: int) -> str:
 
 
 class HeldUp(ByteCompiler):
-    """A compiler whose long tries wait for `go`."""
+    """A compiler whose long tries wait for `go`, and its short ones for `go_short`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.go = threading.Event()
+        self.go_short = threading.Event()
+        self.go_short.set()
+        self.begun_short: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.begun: queue.SimpleQueue[str] = queue.SimpleQueue()
         """Long tries."""
 
@@ -39,6 +42,9 @@ class HeldUp(ByteCompiler):
         if limits is Limits.LONG:
             self.begun.put(grammar)
             assert self.go.wait(PATIENCE_S)
+        else:
+            self.begun_short.put(grammar)
+            assert self.go_short.wait(PATIENCE_S)
         return super().compile(grammar, limits)
 
 
@@ -59,6 +65,7 @@ class Asked:
 def asked() -> Iterator[Asked]:
     made = Asked()
     yield made
+    made.compiler.go_short.set()
     made.compiler.go.set()
     made.compilations.close()
 
@@ -97,6 +104,16 @@ def test_a_costly_one_that_nobody_waits_for_any_more_makes_room(asked: Asked) ->
     asked.begin(costly(99))
     asked.compiler.go.set()
     assert [asked.next_done()[0] for _ in range(3)] == [costly(0), costly(MOST_COSTLY), costly(99)]
+
+
+def test_a_costly_grammar_whose_client_left_amid_its_short_try_gets_no_long_one(asked: Asked) -> None:
+    asked.compiler.go_short.clear()
+    job = asked.begin(costly(0))
+    asked.compiler.begun_short.get(timeout=PATIENCE_S)
+    asked.compilations.cancel(job)
+    asked.compiler.go_short.set()
+    asked.begin(costly(1))
+    assert asked.compiler.begun.get(timeout=PATIENCE_S) == costly(1)
 
 
 def test_what_is_wrong_is_told_after_the_long_try(asked: Asked) -> None:

@@ -28,6 +28,7 @@ Outcome = LLMatcher | RequestError
 class Compilation:
     grammar: str
     on_done: Callable[[Outcome], None]
+    cancelled: bool = False
 
 
 class CompileQueue:
@@ -52,7 +53,8 @@ class CompileQueue:
         return job
 
     def cancel(self, job: Compilation) -> None:
-        """It is not begun any more; what has begun goes on."""
+        """It is not begun any more; a try that has begun goes on, and is the last."""
+        job.cancelled = True
         self._short.remove(job)
         self._long.remove(job)
 
@@ -62,10 +64,12 @@ class CompileQueue:
 
     def _compile(self, job: Compilation, limits: Limits) -> None:
         outcome: Outcome
+        if job.cancelled:
+            return
         try:
             outcome = self._compiler.result().compile(job.grammar, limits)
         except GrammarError as error:
-            if limits is Limits.SHORT and self._long.add(job, most=MOST_COSTLY):
+            if limits is Limits.SHORT and (job.cancelled or self._long.add(job, most=MOST_COSTLY)):
                 return
             outcome = error if limits is Limits.LONG else _too_many()
         except BaseException as error:  # of the tokenizer, or a panic inside llguidance, which is no `Exception`
