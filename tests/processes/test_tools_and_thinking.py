@@ -94,6 +94,7 @@ async def test_a_named_function_is_called_once(client: openai.AsyncOpenAI, seed:
 
 
 async def test_required_and_parallel_calls(client: openai.AsyncOpenAI) -> None:
+    most = 0
     for seed in range(3):
         asked: Any = {"tools": [WEATHER, NOW], "tool_choice": "required", "seed": seed}
         one = await answer(client, **asked, parallel_tool_calls=False)
@@ -101,17 +102,23 @@ async def test_required_and_parallel_calls(client: openai.AsyncOpenAI) -> None:
         [call] = one.message.tool_calls
         check(call)
         many = await answer(client, **asked)
-        for call in many.message.tool_calls[: None if many.finish_reason == "tool_calls" else -1]:
+        whole = many.message.tool_calls[: None if many.finish_reason == "tool_calls" else -1]
+        for call in whole:
             check(call)
+        most = max(most, len(whole))
+    assert most > 1, "the model may call several at once, and noise does"
 
 
 async def test_strict_functions_are_exact_in_auto(client: openai.AsyncOpenAI) -> None:
-    # The model is pushed to open a call; what follows is up to noise, and to the grammar.
-    one = await answer(
-        client, tools=[WEATHER], tool_choice="auto", logit_bias={TOOL_CALL: 100}, parallel_tool_calls=False
-    )
-    [call] = one.message.tool_calls
-    check(call)
+    """The model is pushed to open a call; what follows is up to noise, and to the grammar of strict functions."""
+    pushed: Any = {"tool_choice": "auto", "logit_bias": {TOOL_CALL: 100}, "parallel_tool_calls": False}
+    for seed in range(3):
+        one = await answer(client, tools=[WEATHER], seed=seed, **pushed)
+        [call] = one.message.tool_calls
+        check(call)
+    loose = {"type": "function", "function": WEATHER["function"] | {"strict": False}}
+    free = await answer(client, tools=[loose], seed=0, max_tokens=60, **pushed)
+    assert not free.message.tool_calls, "noise alone writes no call"
 
 
 async def test_a_call_after_a_thought_is_parsed(client: openai.AsyncOpenAI) -> None:
@@ -133,18 +140,50 @@ async def test_malformed_calls_are_content(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_none_means_no_calls(client: openai.AsyncOpenAI) -> None:
-    one = await answer(client, tools=[NOW], tool_choice="none", max_tokens=5)
-    assert not one.message.tool_calls
+    """Neither asked for in the prompt, nor found in an answer: the grammar makes the model write one word for word."""
+    written = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    says_it: Any = {"extra_body": PLAIN | {"structured_outputs": {"choice": [written]}}}
+    one = await answer(client, tools=[NOW], tool_choice="none", **says_it)
+    assert (one.message.content, one.message.tool_calls, one.finish_reason) == (written, None, "stop")
+    parts = await streamed(client, tools=[NOW], tool_choice="none", **says_it)
+    assert (parts["content"], parts["calls"]) == (written, [])
+
+    async def prompt_tokens(**more: Any) -> int:
+        whole = await client.chat.completions.create(
+            model="tiny", messages=MESSAGES, max_tokens=1, extra_body=PLAIN, **more
+        )
+        assert whole.usage is not None
+        return whole.usage.prompt_tokens
+
+    without = await prompt_tokens()
+    assert await prompt_tokens(tools=[NOW], tool_choice="none") == without
+    assert await prompt_tokens(tools=[NOW]) > without
 
 
 async def test_history_with_calls_and_results(client: openai.AsyncOpenAI) -> None:
+    """Both are in the next prompt, where the template puts them."""
     named: Any = {"type": "function", "function": {"name": "now"}}
     first = await answer(client, tools=[NOW], tool_choice=named)
     call = first.message.tool_calls[0]
-    history = [*MESSAGES, first.message.model_dump(exclude_none=True),
-               {"role": "tool", "tool_call_id": call.id, "content": "12:00"}]  # fmt: skip
-    again = await answer(client, messages=history, tools=[NOW], max_tokens=5)
-    assert again.finish_reason == "length"
+    said = first.message.model_dump(exclude_none=True)
+
+    async def prompt_tokens(*history: Any) -> int:
+        whole = await client.chat.completions.create(
+            model="tiny", messages=[*MESSAGES, *history], tools=[NOW], max_tokens=1, extra_body=PLAIN
+        )
+        assert whole.usage is not None
+        return whole.usage.prompt_tokens
+
+    counts = [
+        await prompt_tokens(*history)
+        for history in (
+            [],
+            [said],
+            [said, {"role": "tool", "tool_call_id": call.id, "content": "12:00"}],
+            [said, {"role": "tool", "tool_call_id": call.id, "content": "12:00, half past twelve elsewhere"}],
+        )
+    ]
+    assert sorted(set(counts)) == counts
 
 
 async def test_the_budget_closes_the_thought_and_usage_counts_it(client: openai.AsyncOpenAI) -> None:
