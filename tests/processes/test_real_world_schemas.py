@@ -132,10 +132,12 @@ async def answers(client: openai.AsyncOpenAI, *, stream: bool, **asked: Any) -> 
     """Content, finish reason and calls of each choice."""
     body: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 400} | asked
     if stream:
-        async with client.chat.completions.stream(**body) as events:
-            async for _ in events:
-                pass
-            whole: Any = await events.get_final_completion()
+        whole: Any
+        try:
+            async with client.chat.completions.stream(**body) as events:
+                whole = await events.get_final_completion()
+        except openai.LengthFinishReasonError as cut_off:
+            whole = cut_off.completion
     else:
         whole = await client.chat.completions.create(**body)
     return [
