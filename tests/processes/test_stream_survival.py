@@ -118,7 +118,7 @@ async def test_drained_frozen_and_hostile(fleet: Fleet) -> None:
 
         # A pod that is told to end hands its streams over at once, and ends long before its drain timeout.
         hearing = asyncio.create_task(all_heard(gateway.url, asked))
-        await until(lambda: min(pod.status()["running"] for pod in pods) >= 3)
+        await until(lambda: pods[0].status()["running"] >= 3)
         began = time.monotonic()
         assert await asyncio.to_thread(pods[0].stop) == 0
         assert time.monotonic() - began < pods[0].flags.drain_timeout / 2
@@ -130,7 +130,7 @@ async def test_drained_frozen_and_hostile(fleet: Fleet) -> None:
 
         # A frozen pod says nothing, and its connections stay open.
         hearing = asyncio.create_task(all_heard(gateway.url, asked))
-        await until(lambda: min(pod.status()["running"] for pod in pods) >= 3)
+        await until(lambda: pods[1].status()["running"] >= 3)
         pods[1].signal(signal.SIGSTOP)
         assert [heard.said() for heard in await hearing] == undisturbed
         assert gateway.metric(names.GATEWAY_STREAM_RESUMES, cause="pod_down") >= 3
