@@ -8,11 +8,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes.asking import ask, completion_body, random_prompt, texts
+from processes.asking import ask, completion_body, random_prompt
 from processes.faults import ticketed, until
+from processes.mixed_transports import assert_answers_are_those_of_one_process
 from support.serving import EnginePod, Fleet
 from tandem_contract import headers
-from tandem_contract import metrics as names
 
 pytestmark = pytest.mark.processes
 
@@ -33,25 +33,7 @@ async def hand_over(fleet: Fleet, prefill: EnginePod, decode: EnginePod, seed: i
 
 
 async def test_answers_are_those_of_one_process_whoever_shares_memory(fleet: Fleet) -> None:
-    pods: list[EnginePod] = [
-        fleet.pod("prefill", **IPC),
-        fleet.pod("prefill", dtype="bfloat16"),
-        fleet.pod("decode", **IPC),
-        fleet.pod("both", dtype="bfloat16"),
-    ]
-    for pod in pods:
-        pod.wait_ready()
-    shares, speaks_tcp, decode, single = pods
-    gateway = fleet.gateway([decode], [shares, speaks_tcp])
-    gateway.wait_ready()
-    rng = random.Random(12)
-    asked = [completion_body(random_prompt(rng, rng.randrange(20, 300))) for _ in range(24)]
-    assert await texts(gateway.url, asked, concurrency=8) == await texts(single.url, asked, concurrency=8)
-    for pod in pods[:3]:
-        pod.wait_idle()
-    sent = [pod.metric(names.HANDOFF_PAGES, side="sent") for pod in (shares, speaks_tcp)]
-    assert all(sent), sent
-    assert decode.metric(names.HANDOFF_PAGES, side="received") == sum(sent)
+    decode = await assert_answers_are_those_of_one_process(fleet, "ipc")
     assert mapped(decode) == 1, "of the one prefill pod that shares"
 
 
