@@ -33,6 +33,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process
 
 
+async def let_in(page: Page, gateway: Process) -> None:
+    await page.goto(f"{gateway.url}/ui/")
+    await page.fill("#key", KEY)
+    await expect(page.locator("#model option")).to_have_count(1, timeout=PATIENCE_MS)
+
+
 async def test_a_chat_and_the_fleet(gateway: Process) -> None:
     async with browser_page() as (page, wrong):
         await page.goto(f"{gateway.url}/ui")
@@ -66,9 +72,7 @@ async def test_a_chat_and_the_fleet(gateway: Process) -> None:
 
 async def test_an_answer_is_stopped_and_its_work_with_it(gateway: Process) -> None:
     async with browser_page() as (page, _):
-        await page.goto(f"{gateway.url}/ui/")
-        await page.fill("#key", KEY)
-        await expect(page.locator("#model option")).to_have_count(1, timeout=PATIENCE_MS)
+        await let_in(page, gateway)
         await page.fill("#max-tokens", "6000")
         await page.fill("#question", "Tell me everything.")
         await page.press("#question", "Enter")
@@ -84,9 +88,7 @@ async def test_an_answer_is_stopped_and_its_work_with_it(gateway: Process) -> No
 async def test_what_a_model_says_is_text(gateway: Process) -> None:
     """A question of markup is shown, not run; so are refusals."""
     async with browser_page() as (page, _):
-        await page.goto(f"{gateway.url}/ui/")
-        await page.fill("#key", KEY)
-        await expect(page.locator("#model option")).to_have_count(1, timeout=PATIENCE_MS)
+        await let_in(page, gateway)
         await page.fill("#max-tokens", "0")
         await page.fill("#question", "<img src=x onerror=alert(1)>")
         await page.press("#question", "Shift+Enter")
@@ -98,9 +100,7 @@ async def test_what_a_model_says_is_text(gateway: Process) -> None:
 
 async def test_a_refused_question_can_be_asked_again(gateway: Process) -> None:
     async with browser_page() as (page, _):
-        await page.goto(f"{gateway.url}/ui/")
-        await page.fill("#key", KEY)
-        await expect(page.locator("#model option")).to_have_count(1, timeout=PATIENCE_MS)
+        await let_in(page, gateway)
         await page.fill("#max-tokens", "0")
         await page.fill("#question", "What?")
         await page.press("#question", "Enter")
