@@ -93,7 +93,7 @@ class Process:
 
     def _children(self, name: str) -> list[psutil.Process]:
         below = psutil.Process(self._popen.pid).children(recursive=True)
-        return [process for process in below if name in " ".join(process.cmdline())]
+        return [process for process in below if name in _title(process)]
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_PATIENCE_S
@@ -135,6 +135,14 @@ def total(exposition: str, metric: names.Metric, **labels: str) -> float:
         for sample in family.samples
         if sample.name == metric.name and labels.items() <= sample.labels.items()
     )
+
+
+def _title(process: psutil.Process) -> str:
+    """Empty of one that has ended since it was listed."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 class EnginePod(Process):
