@@ -174,6 +174,9 @@ OPERATOR = Row(
             "failed: {{reason}}": rate(m.RECONCILE_ERRORS, by="reason", scope=OPERATORS)}, "ops"),
         Panel("Writes to the API server", "None while nothing changes: lasting writes are a fight with another writer.",
               {"{{verb}} {{kind}}": rate(m.API_WRITES, by="kind, verb", scope=OPERATORS)},
-              "ops", width=24, stacked=True),
+              "ops", width=12, stacked=True),
+        Panel("Watches that fail", "Forbidden: the operator lost its rights; it decides nothing until it has them.",
+              {"{{kind}}: {{reason}}": rate(m.WATCH_FAILURES, by="kind, reason", scope=OPERATORS)},
+              "ops", width=12, stacked=True),
     ],
 )  # fmt: skip

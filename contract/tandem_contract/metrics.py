@@ -140,6 +140,7 @@ RECONCILE_WAIT = _histogram("operator_queue_seconds", "A service's wait for a wo
 RECONCILE_SECONDS = _histogram("operator_reconcile_seconds", "One reconcile", LATENCY_BUCKETS_S)
 RECONCILE_ERRORS = _counter("operator_reconcile_errors", "Failed reconciles", "reason")
 API_WRITES = _counter("operator_api_writes", "Writes to the API server", "kind", "verb")
+WATCH_FAILURES = _counter("operator_watch_failures", "Lists and watches that failed", "kind", "reason")
 SERVICES = _gauge("operator_inference_services", "InferenceServices by Ready condition", "ready")
 
 ALL: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

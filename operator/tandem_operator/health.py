@@ -16,17 +16,19 @@ from tandem_http.listening import listening
 class OperatorMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        seconds, waited, errors, writes, services = (
+        seconds, waited, errors, writes, unread, services = (
             names.RECONCILE_SECONDS,
             names.RECONCILE_WAIT,
             names.RECONCILE_ERRORS,
             names.API_WRITES,
+            names.WATCH_FAILURES,
             names.SERVICES,
         )
         self.seconds = Histogram(seconds.name, seconds.help, buckets=seconds.buckets, registry=self.registry)
         self.waited = Histogram(waited.name, waited.help, buckets=waited.buckets, registry=self.registry)
         self.errors = Counter(errors.name, errors.help, errors.labels, registry=self.registry)
         self.writes = Counter(writes.name, writes.help, writes.labels, registry=self.registry)
+        self._unread = Counter(unread.name, unread.help, unread.labels, registry=self.registry)
         self._services = Gauge(services.name, services.help, services.labels, registry=self.registry)
         self._ready: dict[tuple[str, str], str] = {}
 
@@ -37,6 +39,10 @@ class OperatorMetrics:
 
     def wrote(self, kind: str, verb: str) -> None:
         self.writes.labels(kind, verb).inc()
+
+    def unread(self, kind: str, reason: str) -> None:
+        """A list or watch failed."""
+        self._unread.labels(kind, reason).inc()
 
     def saw(self, key: tuple[str, str], ready: str | None) -> None:
         """`ready` None: the service is gone."""

@@ -20,7 +20,8 @@ from tandem_contract import env
 from tandem_contract.flags import parse
 
 from tandem_operator import platform, presets
-from tandem_operator.cluster.client import ApiError, Client, NoCredentials
+from tandem_operator.cluster.client import ApiError, Client, reason_of
+from tandem_operator.cluster.credentials import NoCredentials
 from tandem_operator.cluster.kinds import INFERENCE_SERVICE
 from tandem_operator.cluster.lease import Lease, LeaseLost
 from tandem_operator.cluster.mirror import Mirror
@@ -28,7 +29,7 @@ from tandem_operator.health import OperatorMetrics, Pulse, serving
 from tandem_operator.options import OperatorFlags
 from tandem_operator.plan.context import Installation
 from tandem_operator.reconcile import Reconciler
-from tandem_operator.watching import watch
+from tandem_operator.watching import WatchEnded, watch
 from tandem_operator.work_queue import WorkQueue, every
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ async def _run(flags: OperatorFlags, installation: Installation) -> int:
     identity = f"{os.environ.get(env.POD_NAME) or socket.gethostname()}-{os.getpid()}"
     async with (
         serving(metrics, pulse, flags.host, flags.metrics_port) as port,
-        Client(wrote=metrics.wrote) as client,
+        Client(wrote=metrics.wrote, unread=metrics.unread) as client,
     ):
         log.info("metrics and probes on port %d", port)
         lease = Lease(client, flags.lease_namespace, flags.lease_name, identity)
@@ -78,16 +79,19 @@ async def _run(flags: OperatorFlags, installation: Installation) -> int:
             if not await _until(stop, lease.acquire(), every(flags.resync, pulse.beat)):
                 return 0
             log.info("leading as %s", identity)
-        lead = _lead(client, installation, flags, metrics, pulse)
+        lead, status = _lead(client, installation, flags, metrics, pulse), 0
         try:
             await _until(stop, lead, *([lease.hold()] if flags.leader_elect else []))
         except LeaseLost as error:
             log.error("%s", error)
             return EXIT_LOST_LEASE
+        except WatchEnded as error:
+            log.error("%s", error)
+            status = 1
         if flags.leader_elect:
             with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
                 await lease.release()
-        return 0
+        return status
 
 
 async def _lead(
@@ -102,13 +106,13 @@ async def _lead(
     reconciler = Reconciler(client, mirror, installation)
     await _crd_served(client, pulse)
     await _until_it_works("children cannot be listed", mirror.refresh, pulse)
-    async with asyncio.TaskGroup() as tasks:
-        helpers = [tasks.create_task(mirror.run()), tasks.create_task(resync(client, queue, flags, metrics, pulse))]
-        helpers += [tasks.create_task(work(queue, reconciler, metrics, pulse)) for _ in range(flags.workers)]
+    await _first(
+        mirror.run(),
+        resync(client, queue, flags, metrics, pulse),
+        *(work(queue, reconciler, metrics, pulse) for _ in range(flags.workers)),
         # kopf has signal handlers of its own, so SIGTERM ends the watch first.
-        await watch(changed, flags.namespace)
-        for helper in helpers:
-            helper.cancel()
+        watch(changed, flags.namespace, unread=metrics.unread),
+    )
 
 
 async def _crd_served(client: Client, pulse: Pulse) -> None:
@@ -167,7 +171,7 @@ async def work(queue: WorkQueue[Key], reconciler: Reconciler, metrics: OperatorM
             outcome = await reconciler.reconcile(*key)
         except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
             pause = queue.failed(key)
-            metrics.errors.labels(getattr(error, "reason", None) or type(error).__name__).inc()
+            metrics.errors.labels(reason_of(error)).inc()
             log.warning("%s/%s: %s: %s; again in %.1f s", *key, type(error).__name__, error, pause)
         except Exception:
             queue.failed(key)
@@ -181,15 +185,21 @@ async def work(queue: WorkQueue[Key], reconciler: Reconciler, metrics: OperatorM
 
 
 async def _until(stop: asyncio.Event, *coroutines: Coroutine[Any, Any, object]) -> bool:
-    """Whether one of `coroutines` ended before `stop` was set. All have ended when it returns."""
-    tasks = [asyncio.create_task(c) for c in (stop.wait(), *coroutines)]
+    """Whether one of `coroutines` ended before `stop` was set."""
+    return await _first(stop.wait(), *coroutines) != 0
+
+
+async def _first(*coroutines: Coroutine[Any, Any, object]) -> int:
+    """Which of them ended first; raises its error. All have ended when it returns."""
+    tasks = [asyncio.create_task(c) for c in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0] in done:
-            return False
-        for task in done:
-            task.result()
-        return True
+        ended = [index for index, task in enumerate(tasks) if task in done]
+        for index in ended:
+            # kopf, told to stop, cancels whatever was begun after it.
+            if not tasks[index].cancelled():
+                tasks[index].result()
+        return ended[0]
     finally:
         for task in tasks:
             task.cancel()

@@ -7,6 +7,12 @@ from typing import Any
 import pytest
 from tandem_operator.cluster.covers import covers
 
+QUEUE: dict[str, Any] = {
+    "type": "Pods",
+    "pods": {"metric": {"name": "q"}, "target": {"type": "AverageValue", "averageValue": "5"}},
+}
+CPU = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}
+OF_ONE_POD = {**QUEUE, "pods": {**QUEUE["pods"], "metric": {"name": "q", "selector": {"matchLabels": {"pod": "a"}}}}}
 ENV = [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
 
 
@@ -25,6 +31,7 @@ ENV = [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
         ({"tolerations": [{"key": "a", "effect": "NoSchedule"}]}, {"tolerations": [{"key": "a"}]}),
         ({"selector": {"app": "a"}}, {"selector": {"app": "a"}}),
         ({"subjects": [{"name": "a"}]}, {"subjects": [{"name": "a"}]}),
+        ({"metrics": [CPU, QUEUE]}, {"metrics": [QUEUE, CPU]}),
     ],
 )
 def test_nothing_to_write(actual: Any, desired: Any) -> None:
@@ -48,6 +55,11 @@ def test_nothing_to_write(actual: Any, desired: Any) -> None:
         ({"name": "sa"}, {"name": "sa", "automountServiceAccountToken": False}),
         ({"subjects": [{"name": "a"}, {"name": "b"}]}, {"subjects": [{"name": "a"}]}),
         ({"replicas": 3}, {"replicas": 0}),
+        ({"metrics": [QUEUE, CPU]}, {"metrics": [QUEUE]}),
+        ({"metrics": [QUEUE, OF_ONE_POD]}, {"metrics": [QUEUE]}),
+        ({"metrics": [OF_ONE_POD]}, {"metrics": [QUEUE]}),
+        ({"metrics": [QUEUE]}, {"metrics": [QUEUE, CPU]}),
+        ({"metrics": [{"type": "Pods", "pods": {"metric": {"name": "q"}}}]}, {"metrics": [QUEUE]}),
     ],
 )
 def test_to_be_written(actual: Any, desired: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -212,3 +213,39 @@ async def test_namespace_that_may_not_be_read_holds_up_no_other() -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert list(mirror.of_service("gone", "chat"))
+
+
+async def test_what_may_no_longer_be_read_is_no_longer_known() -> None:
+    """Symptom: its rights taken away, the operator went on deciding on what it had seen before, and nobody was told."""
+    unread: Counter[tuple[str, str]] = Counter()
+    refused = asyncio.Event()
+
+    def failed(kind: str, reason: str) -> None:
+        unread[kind, reason] += 1
+        refused.set()
+
+    async with (
+        FakeCluster() as cluster,
+        Client(wrote=lambda kind, verb: None, unread=failed, login=cluster.login) as client,
+    ):
+        known = asyncio.Event()
+        mirror = Mirror(client, namespaces=("default",), changed=lambda *_: known.set())
+        await mirror.refresh()
+        assert mirror.knows("default")
+        task = asyncio.create_task(mirror.run())
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                cluster.forbidden.add("default")
+                cluster.hang_up()
+                while ("Pod", "Forbidden") not in unread:
+                    refused.clear()
+                    await refused.wait()
+                assert not mirror.knows("default")
+                cluster.forbidden.clear()
+                await cluster.put(child())
+                await known.wait()
+                while not mirror.knows("default"):  # noqa: ASYNC110 (the last of its watches tells nothing)
+                    await asyncio.sleep(0.05)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

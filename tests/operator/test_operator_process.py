@@ -210,6 +210,20 @@ async def test_operator_waits_for_the_crd(rig: Rig) -> None:
     await rig.becomes_ready(process)
 
 
+async def test_operator_whose_crd_is_removed_ends_in_good_order(rig: Rig) -> None:
+    """Symptom: a traceback, and a lease that kept the next one waiting."""
+    process = await rig.start()
+    watched = ("watch", "serving.tandem.dev", "inferenceservices")
+    await eventually(lambda: watched in rig.cluster.asked, lambda: "\n".join(process.log))
+    rig.cluster.absent.add("inferenceservices")
+    rig.cluster.hang_up()
+    assert await process.ends() == 1
+    assert "the watch of inferenceservices has ended: APINotFoundError" in process.log[-1]
+    lease = rig.cluster.get("Lease", "tandem-operator")
+    assert lease is not None
+    assert lease["spec"]["holderIdentity"] == ""
+
+
 @pytest.mark.parametrize(
     ("flag", "text", "field"), [("presets", "Mine: {uri: 'hf://a/b'}", "servedName"), ("platform", "rdma: {}", "rdma")]
 )

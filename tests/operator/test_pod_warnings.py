@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.fake_cluster import FakeCluster, Object
-from tandem_operator.cluster.client import ApiError, Client
-from tandem_operator.cluster.pod_warnings import KEEP_S, PAGE, PodWarnings
+from tandem_operator.cluster.client import Client
+from tandem_operator.cluster.pod_warnings import FORGET_S, KEEP_S, PAGE, PodWarnings
 from tandem_operator.status.trouble import PATIENCE_S, unexplained
 
 NOW = 1_800_000_000.0
@@ -75,10 +75,25 @@ async def test_namespace_is_read_once_for_all_of_its_services(rig: Rig) -> None:
     assert rig.lists == 2
 
 
-async def test_refused_list_is_asked_for_again(rig: Rig) -> None:
+async def test_refused_list_leaves_what_was_known_and_is_asked_for_again(rig: Rig) -> None:
+    """Symptom: where events may not be listed, a service of which one pod waited was planned no more."""
+    rig.cluster.refuse["GET", "events"] = 403
+    assert await rig.warnings.of("default", {"p-0": EVER}) == {}
+    await rig.event("p-0", "secret not found")
+    for refused in (None, 500):
+        rig.now += KEEP_S
+        if refused:
+            rig.cluster.refuse["GET", "events"] = refused
+        assert await rig.warnings.of("default", {"p-0": EVER}) == {"p-0": "secret not found"}
+    assert rig.lists == 3
+
+
+async def test_namespace_that_nobody_asks_about_is_forgotten(rig: Rig) -> None:
+    """Symptom: the warnings of every namespace that ever had a waiting pod stayed in memory."""
+    await rig.event("p-0", "secret not found")
+    assert await rig.warnings.of("default", {"p-0": EVER})
+    rig.now += FORGET_S
     rig.cluster.refuse["GET", "events"] = 500
-    with pytest.raises(ApiError):
-        await rig.warnings.of("default", {"p-0": EVER})
     assert await rig.warnings.of("default", {"p-0": EVER}) == {}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,7 +39,7 @@ PLURALS = {kind: plural for plural, (_, kind) in KINDS.items()}
 
 
 class FakeCluster:
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.absent = {"podmonitors"}
         """Plurals that this cluster does not serve."""
         self.objects: dict[tuple[str, str, str], Object] = {}
@@ -64,6 +65,7 @@ class FakeCluster:
         self.amid: dict[tuple[str, str], Callable[[], Awaitable[None]]] = {}
         """Done before the next request of that method and plural is served: what happens amid a reconcile."""
         self.url = ""
+        self._tls = tls
         self._version = 100
         self._created: dict[tuple[str, str, str], Object] = {}
         """As it was posted: an apply takes nothing of it out, until it is claimed."""
@@ -88,12 +90,18 @@ class FakeCluster:
                 app.router.add_route("*", f"{collection}/{{name}}{subresource}", self._object)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+    def hang_up(self) -> None:
+        """Ends all connections, as an API server that restarts."""
+        for connection in self._runner.server.connections if self._runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
 
     def login(self) -> kopf.ConnectionInfo:
         return kopf.ConnectionInfo(server=self.url)
@@ -305,6 +313,8 @@ class FakeCluster:
     async def _list(self, request: web.Request) -> web.StreamResponse:
         if request.match_info.get("namespace") in self.forbidden:
             return _status(403, "Forbidden")
+        if request.match_info["plural"] in self.absent:
+            return _status(404, "NotFound")
         if "watch" in request.query:
             return await self._watch(request)
         if refused := self._refusal(request):

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import aiohttp
-import kopf
 import orjson
 
+from tandem_operator.cluster.credentials import Credentials, Login, login
 from tandem_operator.cluster.field_owners import as_applied
 from tandem_operator.cluster.kinds import Kind
 from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.names import MANAGER
 
-CREDENTIALS_S = 60.0
-"""Service-account tokens are rewritten by the kubelet well before they expire; so often the file is read again."""
 TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 WATCH_S = 240
 """The server ends a watch then, and the next one goes on from there."""
@@ -29,6 +25,8 @@ LONGEST_EVENT = 4 * 2**20
 
 Wrote = Callable[[str, str], None]
 """Called with kind and verb of each write that succeeded."""
+Unread = Callable[[str, str], None]
+"""Called with kind and reason of each list or watch that failed."""
 
 
 class ApiError(RuntimeError):
@@ -48,29 +46,17 @@ class ApiError(RuntimeError):
         return self.status in (400, 403, 422) or any(said in self.message for said in bare)
 
 
-class NoCredentials(RuntimeError):
-    """Neither a service account nor a kubeconfig is at hand."""
-
-
-def login() -> kopf.ConnectionInfo:
-    """In a pod its service account, else the kubeconfig. Raises `NoCredentials`."""
-    settings = kopf.OperatorSettings()
-    log = logging.getLogger(__name__)
-    found = kopf.login_with_service_account(settings=settings, logger=log) or kopf.login_with_kubeconfig(
-        settings=settings, logger=log
-    )
-    if found is None:
-        raise NoCredentials("no credentials: run in a pod with a service account, or set KUBECONFIG")
-    return found
+def reason_of(error: Exception) -> str:
+    """One word for a metric: the API server's own, else the name of the error."""
+    return error.reason if isinstance(error, ApiError) and error.reason else type(error).__name__
 
 
 class Client:
-    def __init__(self, *, wrote: Wrote, login: Callable[[], kopf.ConnectionInfo] = login) -> None:
+    def __init__(self, *, wrote: Wrote, unread: Unread = lambda kind, reason: None, login: Login = login) -> None:
+        """Raises `NoCredentials`, `OSError`."""
         self._wrote = wrote
-        self._login = login
-        self._info = login()
-        self._until = time.monotonic() + CREDENTIALS_S
-        self._tls = self._info.as_ssl_context()
+        self._unread = unread
+        self._credentials = Credentials(login)
         self._session = aiohttp.ClientSession(
             timeout=TIMEOUT,
             # Unlimited: watches hold theirs for minutes, the workers bound the rest.
@@ -94,14 +80,16 @@ class Client:
 
     async def snapshot(self, kind: Kind, namespace: str | None, **query: str) -> tuple[list[Manifest], str]:
         """The items, and the resourceVersion from which a watch goes on."""
-        found = await self._request("GET", kind.collection(namespace), query)
+        with self._reading(kind):
+            found = await self._request("GET", kind.collection(namespace), query)
         return found["items"], found["metadata"]["resourceVersion"]
 
     async def pages(self, kind: Kind, namespace: str, limit: int, **query: str) -> AsyncIterator[list[Manifest]]:
         """The items, at most `limit` at a time."""
         query["limit"] = str(limit)
         while True:
-            found = await self._request("GET", kind.collection(namespace), query)
+            with self._reading(kind):
+                found = await self._request("GET", kind.collection(namespace), query)
             yield found["items"]
             if not found["metadata"].get("continue"):
                 return
@@ -116,15 +104,16 @@ class Client:
             "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S),
         }  # fmt: skip
         patience = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=SILENT_S)
-        async with self._open("GET", kind.collection(namespace), query, timeout=patience) as answer:
-            async for line in answer.content:
-                if not line.endswith(b"\n"):
-                    raise aiohttp.ClientPayloadError("the watch ended amid an event")
-                event: Manifest = orjson.loads(line)
-                if event["type"] == "ERROR":
-                    told = event["object"]
-                    raise ApiError(told.get("code", 500), told.get("reason", ""), told.get("message", ""))
-                yield event
+        with self._reading(kind):
+            async with self._open("GET", kind.collection(namespace), query, timeout=patience) as answer:
+                async for line in answer.content:
+                    if not line.endswith(b"\n"):
+                        raise aiohttp.ClientPayloadError("the watch ended amid an event")
+                    event: Manifest = orjson.loads(line)
+                    if event["type"] == "ERROR":
+                        told = event["object"]
+                        raise ApiError(told.get("code", 500), told.get("reason", ""), told.get("message", ""))
+                    yield event
 
     async def serves(self, kind: Kind) -> bool:
         """Whether the cluster has this kind at all."""
@@ -153,19 +142,21 @@ class Client:
         self._wrote(kind.kind, "apply")
         return applied
 
-    async def claim(self, kind: Kind, current: Manifest) -> None:
-        """Has what we created count as applied. Raises `ApiError` 409 when someone changed it since it was read."""
+    async def claim(self, kind: Kind, current: Manifest) -> Manifest:
+        """Has what we created count as applied; the object as it is then. Raises `ApiError` 409 when someone changed it
+        since `current` was read."""
         meta = current["metadata"]
         managed = as_applied(meta.get("managedFields", []))
         if managed is None:
-            return
+            return current
         path = kind.path(meta["namespace"], meta["name"])
         patch = [
             {"op": "replace", "path": "/metadata/managedFields", "value": managed},
             {"op": "replace", "path": "/metadata/resourceVersion", "value": meta["resourceVersion"]},
         ]
-        await self._request("PATCH", path, {"fieldManager": MANAGER}, patch, "application/json-patch+json")
+        claimed = await self._request("PATCH", path, {"fieldManager": MANAGER}, patch, "application/json-patch+json")
         self._wrote(kind.kind, "claim")
+        return claimed
 
     async def scale(self, kind: Kind, current: Manifest, replicas: int) -> Manifest:
         """The object as it is then. Raises `ApiError` 409 when someone changed it since `current` was read."""
@@ -198,6 +189,16 @@ class Client:
     async def list(self, kind: Kind, namespace: str | None, **query: str) -> list[Manifest]:
         return (await self.snapshot(kind, namespace, **query))[0]
 
+    @contextlib.contextmanager
+    def _reading(self, kind: Kind) -> Iterator[None]:
+        try:
+            yield
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            # A version that is too old is how watches end that had nothing to tell for long.
+            if not (isinstance(error, ApiError) and error.status == 410):
+                self._unread(kind.kind, reason_of(error))
+            raise
+
     async def _request(
         self,
         method: str,
@@ -220,24 +221,22 @@ class Client:
         content_type: str = "application/json",
         timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if time.monotonic() >= self._until:
-            self._info, self._until = self._login(), time.monotonic() + CREDENTIALS_S
-        headers = {**self._info.as_http_headers(), "Content-Type": content_type}
+        info, tls = self._credentials.current()
+        headers = {**info.as_http_headers(), "Content-Type": content_type}
         data = None if body is None else orjson.dumps(body)
-        url = self._info.server.rstrip("/") + path
+        url = info.server.rstrip("/") + path
         try:
             async with self._session.request(
-                method, url, params=query, data=data, headers=headers, timeout=timeout, ssl=self._tls
+                method, url, params=query, data=data, headers=headers, timeout=timeout, ssl=tls
             ) as answer:
                 if answer.status == 401:
-                    # A token that was rotated before its time: the next request reads it anew.
-                    self._until = time.monotonic()
+                    self._credentials.refused()
                 if answer.status >= 400:
                     raise await _error(answer)
                 yield answer
         except aiohttp.ClientConnectorCertificateError:
             # The cluster has another authority by now, and the kubelet has brought its certificate or soon will.
-            self._tls = self._info.as_ssl_context()
+            self._credentials.refused()
             raise
 
 

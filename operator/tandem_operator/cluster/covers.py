@@ -9,8 +9,9 @@ _EMPTY: tuple[Any, ...] = (None, {}, [], "", False, 0)
 """The API server leaves out what is empty."""
 _TRUE_WHEN_MISSING = frozenset({"automountServiceAccountToken", "allowPrivilegeEscalation", "enableServiceLinks"})
 """Taken out by a hand, these are not false: the server keeps them where they are."""
-_ATOMIC = frozenset({"selector", "podSelector", "labelSelector", "nodeSelector", "subjects"})
-"""Belong to one owner as a whole: one label more selects other pods, one subject more may see them."""
+_ATOMIC = frozenset({"selector", "podSelector", "labelSelector", "nodeSelector", "subjects", "metrics"})
+"""Belong to one owner as a whole: one label more selects other pods, one subject more may see them, one metric more may
+ask an autoscaler for more pods."""
 _KEYS = ("name", "mountPath", "containerPort", "type", "uid")
 _SUFFIX = {
     "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),

@@ -78,7 +78,7 @@ class Mirror:
             log.warning("namespace %s cannot be read: %s", scope, error)
 
     def knows(self, namespace: str) -> bool:
-        """Whether what is there has been read: before that, nothing can be decided about it."""
+        """Whether what is there has been read, and still may be: else nothing can be decided about it."""
         scope = None if None in self._scopes else namespace
         return all((kind, scope) in self._read for kind in (*CHILDREN, POD))
 
@@ -106,6 +106,9 @@ class Mirror:
                 await self._watch(kind, scope, version)
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 log.warning("watch of %s: %s: %s; again in %.0f s", kind.plural, type(error).__name__, error, pause)
+                if isinstance(error, ApiError) and error.status in (401, 403):
+                    # What may no longer be read is no longer known: nothing is decided on an old picture.
+                    self._read.discard((kind, scope))
             # One that ends at once is opened anew ever more slowly.
             pause = PAUSE_S if time.monotonic() - began > MAX_PAUSE_S else pause
             await asyncio.sleep(pause)

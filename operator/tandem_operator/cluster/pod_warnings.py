@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-from tandem_operator.cluster.client import Client
+import aiohttp
+
+from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.kinds import EVENT
 from tandem_operator.plan.context import Manifest
 
 log = logging.getLogger(__name__)
 
 KEEP_S = 15.0
+FORGET_S = 10 * KEEP_S
 PAGE = 500
 MAX_PAGES = 20
 SAID_BY_THE_POD = ("FailedScheduling", "BackOff", "Unhealthy", "Preempted")
@@ -32,22 +35,42 @@ _Warnings = dict[str, tuple[str, str]]
 """When (RFC 3339) and what, by the name of the pod or set: the latest."""
 
 
+@dataclass(slots=True)
+class _Namespace:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Of several that ask, one reads."""
+    asked: float = float("-inf")
+    """When it was last read, or to be read; of the clock."""
+    warnings: _Warnings = field(default_factory=dict)
+
+
 class PodWarnings:
     def __init__(self, client: Client, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._clock = clock
-        self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._known: dict[str, tuple[float, _Warnings]] = {}
+        self._namespaces: dict[str, _Namespace] = {}
 
     async def of(self, namespace: str, asked: Mapping[str, str]) -> dict[str, str]:
         """By name of a pod or set, the latest warning about it, unless it is older than the time that `asked` names
-        (RFC 3339). Raises `ApiError` and aiohttp's errors."""
-        async with self._reading[namespace]:
-            at, found = self._known.get(namespace, (float("-inf"), {}))
-            if self._clock() - at >= KEEP_S:
-                found = await self._read(namespace)
-                self._known[namespace] = self._clock(), found
+        (RFC 3339). Where they cannot be read, those of a moment ago: nothing but a message hangs on them."""
+        self._forget()
+        there = self._namespaces.setdefault(namespace, _Namespace())
+        async with there.lock:
+            if self._clock() - there.asked >= KEEP_S:
+                try:
+                    there.warnings = await self._read(namespace)
+                except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                    log.warning("events of %s cannot be read: %s: %s", namespace, type(error).__name__, error)
+                there.asked = self._clock()
+        found = there.warnings
         return {name: found[name][1] for name, since in asked.items() if name in found and found[name][0] >= since}
+
+    def _forget(self) -> None:
+        """Namespaces of which nobody asks any more, for the sake of memory."""
+        now = self._clock()
+        for name, there in list(self._namespaces.items()):
+            if now - there.asked >= FORGET_S and not there.lock.locked():
+                del self._namespaces[name]
 
     async def _read(self, namespace: str) -> _Warnings:
         latest: _Warnings = {}

@@ -44,8 +44,8 @@ class Writer:
             for child in desired:
                 if _stage(child["kind"]) == stage:
                     current = observed.get(child["kind"], child["metadata"]["name"])
-                    write = self._write_set if child["kind"] == STATEFUL_SET.kind else self._write
-                    changes.append(write(current, child, uid))
+                    write = {STATEFUL_SET.kind: self._write_set, SECRET.kind: self._write_keys}.get(child["kind"])
+                    changes.append((write or self._write)(current, child, uid))
             wrote |= await _all(changes)
         return wrote
 
@@ -73,6 +73,25 @@ class Writer:
                 raise _taken(child)
             await self._client.claim(kind, there)
         await self._apply(kind, child)
+        return True
+
+    async def _write_keys(self, current: Manifest | None, child: Manifest, uid: str) -> bool:
+        """Only over the Secret that they follow from: pods may know the keys of any other already."""
+        child, meta = stamped(child), child["metadata"]
+        if current is None:
+            try:
+                await self._client.create(SECRET, child)
+            except ApiError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+                there = await self._client.get(SECRET, meta["namespace"], meta["name"])
+                if there is not None and not owned(there, uid):
+                    raise _taken(child) from error
+            return True
+        if covers(current, child):
+            return False
+        seen = (await self._client.claim(SECRET, current))["metadata"]["resourceVersion"]
+        await self._client.apply(SECRET, {**child, "metadata": {**child["metadata"], "resourceVersion": seen}})
         return True
 
     async def _write_set(self, current: Manifest | None, child: Manifest, uid: str) -> bool:
@@ -110,8 +129,7 @@ class Writer:
         return self._noted(kind, await self._client.apply(kind, child))
 
     def _noted(self, kind: Kind, answer: Manifest) -> Manifest:
-        if kind != SECRET:
-            self._mirror.wrote(kind, answer)
+        self._mirror.wrote(kind, answer)
         return answer
 
 
