@@ -51,11 +51,11 @@ class PartialFile:
             raise
 
     def finished(self, part: Part) -> list[bytes] | None:
-        """The segment MD5s of a part that an earlier run journalled, None where there is none."""
+        """The segment digests of a part that an earlier run journalled, None where there is none."""
         return self._done.get(part)
 
-    def segments(self, parts: Sequence[Part]) -> list[bytes]:
-        return [md5 for part in parts for md5 in self._done[part]]
+    def digests(self, parts: Sequence[Part]) -> list[bytes]:
+        return [digest for part in parts for digest in self._done[part]]
 
     def write(self, offset: int, data: memoryview) -> None:
         while data:
@@ -63,10 +63,10 @@ class PartialFile:
             offset += count
             data = data[count:]
 
-    def record(self, part: Part, md5s: list[bytes]) -> None:
+    def record(self, part: Part, digests: list[bytes]) -> None:
         with self._lock:
-            self._done[part] = md5s
-            os.write(self._journal_fd, _line(part, md5s))
+            self._done[part] = digests
+            os.write(self._journal_fd, _line(part, digests))
 
     def close(self) -> None:
         """Idempotent."""
@@ -99,7 +99,7 @@ class PartialFile:
         try:
             for line in lines[1:-1]:  # what follows the last newline was torn by a kill
                 raw = json.loads(line)
-                done[Part(raw["start"], raw["length"])] = [bytes.fromhex(md5) for md5 in raw["md5"]]
+                done[Part(raw["start"], raw["length"])] = [bytes.fromhex(digest) for digest in raw["digests"]]
         except (ValueError, KeyError, TypeError):
             pass  # a power loss, or a full disk, can also tear a line amid others: what comes before it holds
         return done
@@ -113,6 +113,6 @@ def journal_path(path: Path) -> Path:
     return path.with_name(path.name + ".journal")
 
 
-def _line(part: Part, md5s: list[bytes]) -> bytes:
-    record = {"start": part.start, "length": part.length, "md5": [md5.hex() for md5 in md5s]}
+def _line(part: Part, digests: list[bytes]) -> bytes:
+    record = {"start": part.start, "length": part.length, "digests": [digest.hex() for digest in digests]}
     return json.dumps(record).encode() + b"\n"

@@ -12,7 +12,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from tandem_fetch import keys
-from tandem_fetch.checks import Algorithm, Check, choose_check
+from tandem_fetch.body import Body
+from tandem_fetch.checks import Check, Stored, choose_check
 from tandem_fetch.credentials import Keys
 from tandem_fetch.endpoints import Location
 from tandem_fetch.errors import BadSource, ExpiredCredentials, FetchError, NotFound
@@ -23,7 +24,7 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 STREAM_LIMIT = 128 * 2**20
 """Upload parts up to this size are hashed while they stream in, each by one request."""
-_STORED: dict[Algorithm, str] = {"sha256": "ChecksumSHA256", "sha1": "ChecksumSHA1", "crc32": "ChecksumCRC32"}
+_STORED: dict[Stored, str] = {"sha256": "ChecksumSHA256", "sha1": "ChecksumSHA1", "crc32": "ChecksumCRC32"}
 
 
 class S3Source:
@@ -89,15 +90,14 @@ class S3Source:
                 Range=f"bytes={start}-{start + length - 1}",
                 IfMatch=f'"{file.etag}"',
             )
-        body = answer["Body"]
+        body = Body(answer["Body"])
         if length < file.size and answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
             body.close()
             raise BadSource(f"the store ignored the byte range on {what}", "use an endpoint that supports ranged reads")
 
         def read_into(buffer: memoryview) -> int:
             with translated(self._location, what):
-                count: int = body.readinto(buffer)
-                return count
+                return body.readinto(buffer)
 
         try:
             yield read_into

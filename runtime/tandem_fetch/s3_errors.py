@@ -106,7 +106,9 @@ def _network(error: Exception, location: Location, what: str) -> FetchError:
     if any(isinstance(cause, ConnectionRefusedError) for cause in chain):
         return errors.Unreachable(f"{where} refused the connection", "check --endpoint and that the store is up")
     if any(
-        isinstance(cause, boto.ReadTimeoutError | boto.ConnectTimeoutError | urllib3.exceptions.TimeoutError)
+        isinstance(
+            cause, TimeoutError | boto.ReadTimeoutError | boto.ConnectTimeoutError | urllib3.exceptions.TimeoutError
+        )
         for cause in chain
     ):
         return errors.Unreachable(

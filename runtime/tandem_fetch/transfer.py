@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tandem_fetch.bandwidth import Limiter
-from tandem_fetch.checks import Check, Mismatch, SegmentHasher, SizeOnly, segment_md5s
+from tandem_fetch.checks import Check, Mismatch, SizeOnly
+from tandem_fetch.digests import SegmentHasher, Segments
 from tandem_fetch.errors import Corrupt, FetchError, Unreachable
 from tandem_fetch.manifest import Entry
 from tandem_fetch.partial import Part, PartialFile, plan_parts
@@ -94,9 +95,10 @@ class Downloader:
         if self._use_checksums:
             check = self._retrier.call(lambda: self._source.find_check(file))
         else:
-            check = SizeOnly("as --verify asks", segment=self._part_bytes)
-        parts = plan_parts(file.size, self._part_bytes, check.segment) or [Part(0, 0)]
-        identity = f"{file.etag} {self._part_bytes} {check.segment}"
+            check = SizeOnly("as --verify asks", Segments(self._part_bytes, "xxh3"))
+        streamed = check.streamed
+        parts = plan_parts(file.size, self._part_bytes, streamed.size if streamed else None) or [Part(0, 0)]
+        identity = f"{file.etag} {self._part_bytes} {streamed}"
         return _Job(file, check, parts, staged_path(self._staging, file), identity, left=len(parts))
 
     def _take(self, job: _Job, part: Part) -> None:
@@ -113,14 +115,14 @@ class Downloader:
         known = partial.finished(part)
         if known is None:
             return False
-        segment = job.check.segment
-        if segment is not None and segment_md5s(partial.path, part.start, part.length, segment) != known:
+        streamed = job.check.streamed
+        if streamed is not None and streamed.of_file(partial.path, part.start, part.length) != known:
             return False
         self._progress.reused(part.length)
         return True
 
     def _fetch(self, job: _Job, partial: PartialFile, part: Part) -> None:
-        hasher = SegmentHasher(job.check.segment)
+        hasher = SegmentHasher(job.check.streamed)
         have = failures = 0
         while have < part.length:
             try:
@@ -155,7 +157,7 @@ class Downloader:
 
     def _publish(self, job: _Job, partial: PartialFile) -> None:
         try:
-            verified = job.check.verify(partial.path, partial.segments(job.parts))
+            verified = job.check.verify(partial.path, partial.digests(job.parts))
         except Mismatch:
             partial.discard()
             raise Corrupt(

@@ -140,6 +140,7 @@ def test_progress_is_readable() -> None:
         (EndpointConnectionError(endpoint_url="u", error=socket.gaierror(-2, "unknown")), "does not resolve"),
         (EndpointConnectionError(endpoint_url="u", error=ConnectionRefusedError()), "refused the connection"),
         (ConnectTimeoutError(endpoint_url="u", error="e"), "timed out"),
+        (TimeoutError("timed out"), "timed out on s3://b/p/; check the network"),
         (ConnectionResetError(), r"broke on s3://b/p/ \(ConnectionResetError\)"),
         (SSLError(endpoint_url="u", error=OSError()), "AWS_CA_BUNDLE"),
     ],

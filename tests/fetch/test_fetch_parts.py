@@ -7,17 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tandem_fetch.checks import (
-    Mismatch,
-    PartsMD5,
-    ReadBackParts,
-    SegmentHasher,
-    SizeOnly,
-    WholeFile,
-    choose_check,
-    file_digest,
-    segment_md5s,
-)
+from tandem_fetch.checks import Mismatch, MultipartMD5, SizeOnly, WholeFile, choose_check
+from tandem_fetch.digests import SegmentHasher, Segments, file_digest
 from tandem_fetch.partial import Part, PartialFile, journal_path, plan_parts
 
 MIB = 2**20
@@ -37,7 +28,7 @@ def test_parts_cover_the_file_once_and_end_on_segments(size: int, target: int, s
 
 @given(st.binary(max_size=300), st.integers(1, 60), st.lists(st.integers(1, 50), max_size=20))
 def test_segments_are_hashed_however_the_stream_is_cut(data: bytes, segment: int, cuts: list[int]) -> None:
-    hasher = SegmentHasher(segment)
+    hasher = SegmentHasher(Segments(segment, "md5"))
     rest = memoryview(data)
     for cut in cuts:
         hasher.update(rest[:cut])
@@ -50,9 +41,9 @@ def test_segments_are_hashed_however_the_stream_is_cut(data: bytes, segment: int
 def test_segments_of_a_file_are_those_of_the_stream(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 10)
-    assert segment_md5s(path, 256, 600, 512) == [
-        hashlib.md5(path.read_bytes()[256:768]).digest(),
-        hashlib.md5(path.read_bytes()[768:856]).digest(),
+    assert Segments(512, "md5").of_file(path, 512, 600) == [
+        hashlib.md5(path.read_bytes()[512:1024]).digest(),
+        hashlib.md5(path.read_bytes()[1024:1112]).digest(),
     ]
 
 
@@ -70,19 +61,21 @@ def test_file_digests(algorithm: str, tmp_path: Path) -> None:
 
 
 MD5 = "0" * 32
+XXH3 = Segments(64, "xxh3")
 
 
 @pytest.mark.parametrize(
     ("size", "etag", "part_size", "stored", "md5", "check"),
     [
         (9, MD5, None, {}, True, WholeFile("md5", MD5)),
-        (9, MD5, None, {}, False, SizeOnly("the store keeps no checksum of it", 64)),
+        (9, MD5, None, {}, False, SizeOnly("the store keeps no checksum of it", XXH3)),
         (9, MD5, None, {"sha256": "AAE="}, False, WholeFile("sha256", "0001")),
-        (20, f"{MD5}-3", 8, {}, True, PartsMD5(f"{MD5}-3", 8)),
-        (200, f"{MD5}-2", 100, {}, True, ReadBackParts(f"{MD5}-2", (100,), guessed=False)),
-        (20 * MIB, f"{MD5}-3", None, {}, True, ReadBackParts(f"{MD5}-3", (8 * MIB, 10 * MIB)[:1], guessed=True)),
-        (20 * MIB, f"{MD5}-3", 5 * MIB, {}, True, ReadBackParts(f"{MD5}-3", (8 * MIB,), guessed=True)),
-        (9, "opaque", None, {}, True, SizeOnly("the store keeps no checksum of it", 64)),
+        (20, f"{MD5}-3", 8, {}, True, MultipartMD5(f"{MD5}-3", (8,), False, Segments(8, "md5"))),
+        (200, f"{MD5}-2", 100, {}, True, MultipartMD5(f"{MD5}-2", (100,), False, None)),
+        (44, f"{MD5}-3", None, {}, True, MultipartMD5(f"{MD5}-3", (), True, XXH3)),
+        (20 * MIB, f"{MD5}-3", None, {}, True, MultipartMD5(f"{MD5}-3", (8 * MIB,), True, XXH3)),
+        (20 * MIB, f"{MD5}-3", 5 * MIB, {}, True, MultipartMD5(f"{MD5}-3", (8 * MIB,), True, XXH3)),
+        (9, "opaque", None, {}, True, SizeOnly("the store keeps no checksum of it", XXH3)),
     ],
 )
 def test_the_strongest_check_is_chosen(
@@ -94,14 +87,30 @@ def test_the_strongest_check_is_chosen(
     assert chosen == check
 
 
+def test_parts_of_a_guessed_size_are_digested_while_they_stream(tmp_path: Path) -> None:
+    """Symptom: where the store does not tell the part size, the whole model was read back from the disk."""
+    data = [b"a" * (8 * MIB), b"b" * MIB]
+    md5s = [hashlib.md5(part).digest() for part in data]
+    etag = f"{hashlib.md5(b''.join(md5s)).hexdigest()}-2"
+    check = choose_check(
+        size=9 * MIB, etag=etag, part_size=None, stored={}, etag_is_md5=True, stream_limit=16 * MIB
+    )  # fmt: skip
+    assert check.streamed == Segments(8 * MIB, "md5")
+    assert check.verify(tmp_path / "not read", md5s) == "md5-multipart"
+
+
 def test_a_guessed_part_size_that_fits_nothing_is_told_apart_from_corruption(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 10)
     etag = hashlib.md5(hashlib.md5(b"x" * 6).digest() + hashlib.md5(b"x" * 4).digest()).hexdigest() + "-2"
-    assert ReadBackParts(etag, (5, 6), guessed=True).verify(path, []) == "md5-multipart"
-    assert ReadBackParts(etag, (5, 7), guessed=True).verify(path, []).startswith("size (part size")
+
+    def verify(*candidates: int, guessed: bool) -> str:
+        return MultipartMD5(etag, candidates, guessed, streamed=None).verify(path, [])
+
+    assert verify(5, 6, guessed=True) == "md5-multipart"
+    assert verify(5, 7, guessed=True).startswith("size (part size")
     with pytest.raises(Mismatch):
-        ReadBackParts(etag, (5,), guessed=False).verify(path, [])
+        verify(5, guessed=False)
 
 
 PARTS = [Part(0, 4), Part(4, 4)]
@@ -123,7 +132,7 @@ def test_a_journal_survives_until_the_file_is_published(tmp_path: Path) -> None:
     assert not journal_path(staged).exists()
 
 
-@pytest.mark.parametrize("torn", [b'{"start": 4, "le', b'{"start": 4, "length": 4, "md5": []}'])
+@pytest.mark.parametrize("torn", [b'{"start": 4, "le', b'{"start": 4, "length": 4, "digests": []}'])
 def test_a_line_torn_by_a_kill_is_ignored(torn: bytes, tmp_path: Path) -> None:
     staged = tmp_path / "a.part"
     first = PartialFile(staged, size=8, identity="v1")
@@ -149,7 +158,7 @@ def test_a_line_torn_amid_others_costs_only_what_follows(torn: bytes, tmp_path: 
     first.record(PARTS[0], [])
     first.close()
     with journal_path(staged).open("ab") as journal:
-        journal.write(torn + b'\n{"start": 4, "length": 4, "md5": []}\n')
+        journal.write(torn + b'\n{"start": 4, "length": 4, "digests": []}\n')
     second = PartialFile(staged, size=8, identity="v1")
     assert second.finished(PARTS[0]) == []
     assert second.finished(PARTS[1]) is None
