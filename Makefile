@@ -22,8 +22,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/uv
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
+# With bytecode: tests start over a hundred Python processes, and where PYTHONDONTWRITEBYTECODE is set (in containers it
+# often is) each of them would compile torch again, which is most of a start.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 setup: $(VENV)/.dev ## install everything a developer needs into .venv
