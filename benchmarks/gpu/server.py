@@ -2,10 +2,10 @@
 
     python benchmarks/gpu/server.py MODEL [--workload 3500:1500 ...] [--tpot 40 30 20] [--kept FILE] [SERVE FLAGS]
 
-Sweeps the concurrency to the edge of each bound on the mean TPOT (ms) by the client's own planner. Every level sends as
-many requests as it keeps in flight, all at once, and so takes a minute: several waves would give steadier figures and
-not fit the ten minutes that a card is lent for. Prints a JSON line a level, beside its floor, and one a bound.
-Levels in FILE are not measured again.
+Sweeps the concurrency to the edge of each bound on the mean TPOT (ms) by the client's own planner, no further than
+where the requests' KV pages fill the card. Every level sends as many requests as it keeps in flight, all at once, and
+so takes a minute: several waves would give steadier figures and not fit the ten minutes that a card is lent for. Prints
+a JSON line a level, beside its floor, and one a bound. Levels in FILE are not measured again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from pathlib import Path
 from floors import ceilings_of, server_floor
 from serving import measured, running
 from shapes import MODELS, folder
-from sweep import Kept, Row, edges
+from sweep import Kept, Row, edges, fitting
+from tandem_contract.flags import ServeFlags, parse
+from tandem_contract.metrics import KV_PAGES
 from tandem_runtime.bench.roofline import Ceilings, Shape
 from tandem_runtime.bench.serve.workload import parse_workload
 
@@ -31,6 +33,7 @@ def main() -> None:
     args, serve_flags = _arguments()
     # Ended from outside, it ends the server too, which would keep the card's memory.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))
+    page_size = parse(ServeFlags, ["--model=-", *serve_flags]).page_size
     shape, ceilings, kept = _shape(args.model, serve_flags), ceilings_of(_card(args.device)), Kept(args.kept)
     with tempfile.TemporaryDirectory() as scratch:
         path = folder(args.model, Path(scratch))
@@ -56,7 +59,12 @@ def main() -> None:
                         print(json.dumps(row), flush=True)
                     return row
 
-                limits = {"start": args.min_concurrency, "maximum": args.max_concurrency}
+                pages = int(_metrics(metrics_port)[KV_PAGES.name])
+                most = min(args.max_concurrency, fitting(parse_workload(workload), pages, page_size))
+                if most < args.max_concurrency:
+                    note = f"the card has {pages} KV pages: no more than {most} requests of this length"
+                    print(json.dumps({"workload": workload, "note": note}), flush=True)
+                limits = {"start": min(args.min_concurrency, most), "maximum": most}
                 for edge in edges(args.tpot, measure, **limits):
                     print(json.dumps(edge), flush=True)
 
@@ -89,11 +97,16 @@ def _card(device: str) -> str:
 
 def _gap(metrics_port: int) -> dict[str, object]:
     """Mean device idle time between steps since the server began, as it exports it."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=5) as response:
-        lines = response.read().decode().splitlines()
-    values = {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("tandem_step_gap_seconds_")}
+    values = _metrics(metrics_port)
     count = values.get("tandem_step_gap_seconds_count", 0.0)
     return {"mean gap us": round(values["tandem_step_gap_seconds_sum"] / count * 1e6, 1)} if count else {}
+
+
+def _metrics(port: int) -> dict[str, float]:
+    """Those without labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        words = [line.split() for line in response.read().decode().splitlines()]
+    return {name: float(value) for name, value, *_ in words if name.startswith("tandem_") and "{" not in name}
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem_runtime.bench.serve.planner import SweepPlanner
+from tandem_runtime.bench.serve.workload import Workload
 
 RESOLUTION = 0.1
 """Of the concurrency at an edge: a level takes a minute, and the throughput hardly differs between these."""
@@ -15,6 +16,11 @@ RESOLUTION = 0.1
 Row = dict[str, Any]
 Measure = Callable[[int], Row]
 """Figures at a concurrency: at least `mean_tpot_ms`, `output_tok_per_s` and `failed`."""
+
+
+def fitting(workload: Workload, pages: int, page_size: int) -> int:
+    """How many of its requests have room for all their tokens at once: beyond these, preemption is measured."""
+    return max(1, pages // -(-(workload.input_len + workload.output_len) // page_size))
 
 
 class Kept:

@@ -41,6 +41,15 @@ def test_steps() -> None:
 
 
 @pytest.mark.processes
+def test_steps_of_more_sequences_than_have_room_are_left_out() -> None:
+    """Symptom: on 80 GB, 64 sequences of Qwen3-32B shared their pages, and looked faster than they are."""
+    sizes = ("--batch", "1", "2", "--context=32", "--prefill=40", "--steps=3", "--kv-cache-memory=32KiB")
+    found = cases("steps.py", "tiny", *sizes)
+    assert found[1]["left out"] == "needs 6 KV pages, and beside the weights the card has 4"
+    assert ["ms" in case for case in found] == [True, False, True]
+
+
+@pytest.mark.processes
 def test_peer() -> None:
     ours, theirs = cases("peer.py", "tiny", "--requests=3", "--prompt=20", "--answer=5")
     assert (ours["engine"], theirs["engine"], theirs["ratio"]) == ("tandem", "transformers", 1.0)

@@ -57,6 +57,12 @@ def test_a_bound_that_nothing_meets_and_one_that_all_meet(sweep: ModuleType) -> 
     assert (loose["concurrency"], loose["note"]) == (16, "the most that was tried")
 
 
+@pytest.mark.parametrize(("pages", "requests"), [(2176, 6), (313 * 64, 64), (313, 1), (320, 1)])
+def test_no_more_requests_are_sent_than_have_room(sweep: ModuleType, pages: int, requests: int) -> None:
+    """2176 pages are left of 80 GB beside Qwen3-32B in bf16: beyond six requests preemption would be measured."""
+    assert sweep.fitting(Workload(3500, 1500), pages, 16) == requests
+
+
 def test_a_level_with_a_failed_request_is_outside(sweep: ModuleType) -> None:
     server = Server()
     found = next(sweep.edges([40], lambda n: server.level(n) | {"failed": int(n > 8)}, start=8, maximum=16))
