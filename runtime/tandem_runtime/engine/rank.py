@@ -14,6 +14,7 @@ from tandem_runtime.execution.constraints import Constraints
 from tandem_runtime.execution.graphs import CudaCapture
 from tandem_runtime.execution.runner import ModelRunner
 from tandem_runtime.execution.settings import ExecutionConfig
+from tandem_runtime.execution.streams import step_stream
 from tandem_runtime.transfer.cuda import CudaCopyEngine
 from tandem_runtime.transfer.ipc.export import IpcExport
 from tandem_runtime.transfer.ipc.reads import IpcReads
@@ -64,7 +65,9 @@ class Rank:
         `constraints`: for rank 0 of a pod that samples.
         """
         if config.device == "cuda":
-            torch.cuda.set_device(rank)  # of the calling thread, which is the one that launches
+            # Both of the calling thread, which is the one that launches.
+            torch.cuda.set_device(rank)
+            torch.cuda.set_stream(step_stream())
         shared = shared_cache(config.device, rank) if listen and listen.shares else None
         runner = ModelRunner(
             config,

@@ -15,6 +15,7 @@ import torch
 
 from tandem_runtime.execution.attention.backend import AttentionBackend, PageRun, StepBatch, StepIds
 from tandem_runtime.execution.attention.tables import StepShape, StepTables, pack
+from tandem_runtime.execution.streams import step_stream
 from tandem_runtime.execution.upload import to_device
 
 CAPTURE_BUDGET_S = 30.0
@@ -118,7 +119,8 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # Kernels keep in a graph the priority that they were captured with.
+        self._stream = step_stream()
 
     def __call__(self, work: Callable[[], torch.Tensor | None]) -> tuple[Graph, torch.Tensor | None]:
         self._stream.wait_stream(torch.cuda.current_stream())
