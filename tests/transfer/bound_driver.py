@@ -41,6 +41,9 @@ def main() -> None:
             device.unmap(address, SIZE)
         except OSError as error:
             case["error"] = str(error)
+            failing.value = b""
+            if "mapped" in case:
+                device.unmap(address, SIZE)
         case["left"] = _alive(library)
     os.close(file)
     print(json.dumps(found))
@@ -62,13 +65,16 @@ class Stream:
 
     def __init__(self, device: torch.device) -> None: ...
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        if (ctypes.c_char * 64).in_dll(ctypes.CDLL("libcuda.so.1"), "failing").value == b"cudaStreamSynchronize":
+            raise RuntimeError("CUDA error: an illegal memory access\nand a page of advice")
 
 
 if __name__ == "__main__":
     with (
         mock.patch("torch.cuda.Stream", Stream),
-        mock.patch("torch.cuda.get_device_properties", return_value=SimpleNamespace(uuid="0")),
+        mock.patch("torch.cuda.get_device_properties", return_value=SimpleNamespace(uuid="0", total_memory=SIZE)),
+        mock.patch("torch.cuda.device_count", return_value=1),
         mock.patch("torch.as_tensor", as_tensor),
     ):
         main()

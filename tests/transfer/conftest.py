@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from tandem_runtime.transfer.local import LocalFabric
@@ -55,6 +56,19 @@ def make_timed_rig(request: pytest.FixtureRequest) -> Iterator[MakeRig]:
 
     def make(stall_timeout_s: float = 10.0, **shape: int) -> Rig:
         rigs.append(build(stall_timeout_s, **shape))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.stop()
+
+
+@pytest.fixture
+def make_ipc_rig() -> Iterator[Callable[..., IpcRig]]:
+    rigs: list[IpcRig] = []
+
+    def make(stall_timeout_s: float = 10.0, **shape: Any) -> IpcRig:
+        rigs.append(IpcRig(stall_timeout_s, **shape))
         return rigs[-1]
 
     yield make

@@ -26,20 +26,30 @@ from transfer.rig import Rig, WatchedMemory
 
 
 class IpcRig(Rig):
-    def __init__(self, stall_timeout_s: float = 10.0, *, gpu: bool = False, shared_by: str = "", **shape: Any) -> None:
-        """`shared_by`: `host`, for senders that do not share a GPU's memory."""
+    def __init__(
+        self,
+        stall_timeout_s: float = 10.0,
+        *,
+        gpu: bool = False,
+        shared_by: str = "",
+        sender_refuses: str = "",
+        receiver_refuses: str = "",
+        **shape: Any,
+    ) -> None:
+        """`shared_by`: `host`, for senders that share no GPU's memory; `..._refuses`: what that GPU never does."""
         self._folder = tempfile.TemporaryDirectory(prefix="ipc-")
         self.reads: list[IpcReads] = []
 
         def receiver(sink: PageSink, report: OnReceive) -> PageReceiver:
             assert isinstance(sink, WatchedMemory)
             path = f"{self._folder.name}/kv-{len(self.reads)}"
-            self.reads.append(IpcReads(into_gpu(sink) if gpu else HostImport(sink), path))
+            self.reads.append(IpcReads(into_gpu(sink, receiver_refuses) if gpu else HostImport(sink), path))
             self.ipc_paths.append(path)
             return TcpReceiver(sink, report, host="127.0.0.1", stall_timeout_s=stall_timeout_s, ipc=self.reads[-1])
 
         def sender(source: PageSource, report: OnSend, cache: memoryview) -> PageSender:
-            export = (of_gpu if gpu and shared_by != "host" else of_host)(cache, source.layout, source.rank)
+            what = (cache, source.layout, source.rank)
+            export = of_gpu(*what, sender_refuses) if gpu and shared_by != "host" else of_host(*what)
             return TcpSender(source, report, stall_timeout_s=stall_timeout_s, ipc=IpcExport(export))
 
         super().__init__(receiver, sender, **shape)
@@ -58,24 +68,27 @@ def of_host(pages: memoryview, layout: KVLayout, rank: int) -> Export:
     return HostExport(memory, PageMemory(memory.view, layout, rank))
 
 
-def of_gpu(pages: memoryview, layout: KVLayout, rank: int) -> Export:
-    device = HostDevice()
+def of_gpu(pages: memoryview, layout: KVLayout, rank: int, refuses: str) -> Export:
+    device = HostDevice(refuses)
     cache, file = device.allocate(pages.nbytes)
     cache.copy_(torch.frombuffer(pages, dtype=torch.uint8).view(-1))
     return DeviceExport(device, cache, file, layout, rank)
 
 
-def into_gpu(sink: WatchedMemory) -> Import:
+def into_gpu(sink: WatchedMemory, refuses: str) -> Import:
     cache = torch.frombuffer(sink.zone, dtype=torch.uint8)
-    return WatchedImport(DeviceImport(HostDevice(), cache, sink.layout, sink.rank), sink)
+    return WatchedImport(DeviceImport(HostDevice(refuses), cache, sink.layout, sink.rank), sink)
 
 
 class HostDevice:
     """A `Device`."""
 
     uuid = "GPU-of-the-host"
+    most_bytes = 1 << 30
 
-    def __init__(self) -> None:
+    def __init__(self, refuses: str = "") -> None:
+        """`refuses`: the method that always fails."""
+        self._refuses = refuses
         self._mapped: dict[int, mmap.mmap] = {}
         self._allocated: list[SharedMemory] = []
 
@@ -91,13 +104,20 @@ class HostDevice:
         return address
 
     def unmap(self, address: int, num_bytes: int) -> None:
+        self._may("unmap")
         self._mapped.pop(address).close()
 
     def copy(self, source: int, target_B: torch.Tensor) -> None:
+        self._may("copy")
         ctypes.memmove(target_B.data_ptr(), source, target_B.nbytes)
 
     def checksum(self, page_B: torch.Tensor, sums: WordSums) -> int:
+        self._may("checksum")
         return sums(page_B)
+
+    def _may(self, work: str) -> None:
+        if work == self._refuses:
+            raise OSError("CUDA_ERROR_ILLEGAL_ADDRESS")
 
 
 class WatchedImport:
@@ -128,6 +148,19 @@ class _WatchedWindow:
     def take(self, address: int, page_id: int, heads: range) -> int:
         self._sink.open_views += 1
         return self._window.take(address, page_id, heads)
+
+
+def mapped() -> int:
+    """Mappings of shared caches that this process may not write: those of other processes."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return sum("memfd:tandem-kv" in line and " r--s " in line for line in lines)
+
+
+def hand_over(rig: Rig, job_id: str) -> None:
+    """Page 5 to page 7."""
+    rig.open(job_id, [(7, 1)])
+    rig.send(job_id, 0, [5])
+    rig.finish(job_id)
 
 
 def open_files() -> list[str]:

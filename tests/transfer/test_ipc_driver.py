@@ -21,6 +21,12 @@ from transfer.rig import TOKEN, Reports, layout
 DRIVER = Path(__file__).parents[1] / "support/driver_of_the_host.c"
 MAPPING = ("cuMemImportFromShareableHandle", "cuMemAddressReserve", "cuMemMap", "cuMemSetAccess")
 
+COPYING = {
+    "cuMemcpyDtoDAsync_v2": "CUDA_ERROR_OUT_OF_MEMORY",
+    "cudaStreamSynchronize": "CUDA error: an illegal memory access",
+}
+"""And what is said where it fails."""
+
 
 def python(*argv: str) -> list[str]:
     return ["env", f"PYTHONPATH={os.pathsep.join(sys.path)}", sys.executable, "-m", *argv]
@@ -29,10 +35,12 @@ def python(*argv: str) -> list[str]:
 def test_memory_lives_by_its_mappings_alone_and_what_cannot_be_mapped_leaves_nothing(tmp_path: Path) -> None:
     """Alive are handles, mappings, and ranges of addresses."""
     subprocess.run(["cc", "-w", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", DRIVER, "-ldl"], check=True)
-    command = ["env", f"LD_LIBRARY_PATH={tmp_path}", *python("transfer.bound_driver", *MAPPING)]
+    command = ["env", f"LD_LIBRARY_PATH={tmp_path}", *python("transfer.bound_driver", *MAPPING, *COPYING)]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     assert found.pop("allocated") == {"zeroed": True, "alive": [0, 1, 1]}
     assert found.pop("") == {"mapped": [0, 2, 2], "copied": [0, 0, 0, 0, 0, 0, 0, 9], "left": [0, 1, 1]}
+    for call, error in COPYING.items():
+        assert found.pop(call) == {"mapped": [0, 2, 2], "error": error, "left": [0, 1, 1]}
     assert found == {call: {"error": "CUDA_ERROR_OUT_OF_MEMORY", "left": [0, 1, 1]} for call in MAPPING}
 
 

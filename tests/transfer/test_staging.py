@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from tandem_runtime.transfer.cuda import CudaCopyEngine
-from tandem_runtime.transfer.staging import StagedPages
+from tandem_runtime.execution.streams import step_stream
+from tandem_runtime.transfer.cuda import CudaCopyEngine, pages_stream
+from tandem_runtime.transfer.protocol import TransferFault
+from tandem_runtime.transfer.staging import Block, StagedPages
 from transfer.rig import HostCopyEngine, layout, staged
 
 SHAPE = layout(heads=4, tp=2)
@@ -40,6 +46,51 @@ def test_dropped_bytes_never_reach_the_cache() -> None:
     pages.landed(0, one)
     assert bytes_there[0, SHAPE.head_bytes :].tobytes() == b"y" * SHAPE.head_bytes
     np.testing.assert_array_equal(bytes_there[0, : SHAPE.head_bytes], before[0, : SHAPE.head_bytes])
+
+
+class BrokenDevice(HostCopyEngine):
+    def up(self, block: Block, offset: int, num_bytes: int) -> None:
+        raise OSError("CUDA error: unspecified launch failure")
+
+    def down(self, offset: int, num_bytes: int, block: Block) -> None:
+        raise OSError("CUDA error: unspecified launch failure")
+
+
+def test_a_device_that_fails_is_named_and_keeps_no_block() -> None:
+    engine = BrokenDevice(memoryview(cache()))  # type: ignore[arg-type]
+    pages = StagedPages(engine, SHAPE, 1, 3)
+    for _ in range(2):
+        with pytest.raises(TransferFault, match=r"^device: page 1 cannot be copied to the host: CUDA error: unspec"):
+            pages.outgoing(1, HEADS)
+        pages.incoming(2, HEADS)
+        with pytest.raises(TransferFault, match=r"^device: page 2 cannot be copied from the host: CUDA error: unspec"):
+            pages.landed(2, HEADS)
+    assert engine.blocks == 1
+
+
+@pytest.mark.gpu
+def test_steps_go_before_copies_of_pages() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    assert step_stream().priority < pages_stream(torch.device("cuda", 0)).priority
+
+
+@pytest.mark.gpu
+def test_a_transports_thread_opens_no_context_on_another_card() -> None:
+    """Symptom: every rank beyond the first held half a GiB of card 0 from its first handoff on."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    script = (
+        "import threading, torch\n"
+        "from tandem_runtime.transfer.cuda import CudaCopyEngine\n"
+        "cache = torch.zeros(64, dtype=torch.uint8, device='cuda:1')\n"
+        "engine = CudaCopyEngine(cache)\n"
+        "thread = threading.Thread(target=lambda: engine.down(0, 64, engine.block(64)))\n"
+        "thread.start(); thread.join()\n"
+        "assert torch._C._cuda_hasPrimaryContext(1) and not torch._C._cuda_hasPrimaryContext(0)\n"
+    )
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environ)
 
 
 @pytest.mark.gpu

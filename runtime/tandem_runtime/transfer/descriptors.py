@@ -65,7 +65,7 @@ class Describes(Protocol):
     """A rank's exported KV cache."""
 
     def describe(self, page_id: int, heads: range) -> Described:
-        """As the page is now. Sender's thread only."""
+        """As the page is now. Sender's thread only. Raises `TransferFault`."""
 
 
 class DescriptorWriter(StreamWriter):

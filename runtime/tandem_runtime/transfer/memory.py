@@ -19,7 +19,7 @@ class PageSource(Protocol):
     rank: int
 
     def outgoing(self, page_id: int, heads: range) -> memoryview:
-        """The bytes of `heads` (of the whole model); valid until `sent`."""
+        """The bytes of `heads` (of the whole model); valid until `sent`. Raises `TransferFault`."""
 
     def sent(self, page_id: int, heads: range) -> None:
         """The view of `outgoing` is not read any more, whether or not all of it was sent."""
@@ -33,10 +33,12 @@ class PageSink(Protocol):
     num_pages: int
 
     def incoming(self, page_id: int, heads: range) -> memoryview:
-        """Where the bytes of `heads` (of the whole model) are to be written; ends with `landed` or `dropped`."""
+        """Where the bytes of `heads` (of the whole model) are to be written; ends with `landed` or `dropped`.
+
+        Raises `TransferFault`."""
 
     def landed(self, page_id: int, heads: range) -> None:
-        """The view of `incoming` holds verified bytes; on return the page's owner sees them."""
+        """The view of `incoming` holds verified bytes; on return the page's owner sees them. Raises `TransferFault`."""
 
     def dropped(self, page_id: int, heads: range) -> None:
         """The view of `incoming` is not written any more and its bytes mean nothing."""

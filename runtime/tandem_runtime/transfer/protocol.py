@@ -37,6 +37,8 @@ class Failure(StrEnum):
     """Landed bytes do not hash to what was sent."""
     PROTOCOL = "protocol"
     """A frame out of range, repeated, of a wrong size, or no frame at all."""
+    DEVICE = "device"
+    """A GPU refused to copy or to hash a page; the log has its words."""
     SHUTDOWN = "shutdown"
     """This side's transport stopped."""
     INTERNAL = "internal"
@@ -146,3 +148,10 @@ class TransferFault(Exception):
         super().__init__(f"{failure}: {detail}")
         self.failure = failure
         self.detail = detail
+
+
+class DeviceFault(TransferFault):
+    """A GPU of this side failed; to be said in the log, beside the report."""
+
+    def __init__(self, what: str, error: OSError) -> None:
+        super().__init__(Failure.DEVICE, f"{what}: {error}")

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.plan import byte_range
+from tandem_runtime.transfer.protocol import DeviceFault
 
 
 class Block(Protocol):
@@ -20,7 +21,10 @@ class Block(Protocol):
 
 
 class CopyEngine(Protocol):
-    """Copies between blocks and the cache beside whatever the device computes; each returns when its copy is done."""
+    """Copies between blocks and the cache beside whatever the device computes; each returns when its copy is done.
+
+    All raise `OSError`.
+    """
 
     def block(self, num_bytes: int) -> Block: ...
     def down(self, offset: int, num_bytes: int, block: Block) -> None: ...
@@ -42,7 +46,11 @@ class StagedPages:
     def outgoing(self, page_id: int, heads: range) -> memoryview:
         block = self._take(page_id, heads)
         offset, length = self._range(page_id, heads)
-        self._engine.down(offset, length, block)
+        try:
+            self._engine.down(offset, length, block)
+        except OSError as error:
+            self._give_back(page_id, heads)
+            raise DeviceFault(f"page {page_id} cannot be copied to the host", error) from error
         return block.view[:length]
 
     def sent(self, page_id: int, heads: range) -> None:
@@ -54,14 +62,21 @@ class StagedPages:
 
     def landed(self, page_id: int, heads: range) -> None:
         offset, length = self._range(page_id, heads)
-        self._engine.up(self._busy[page_id, heads][0], offset, length)
-        self._give_back(page_id, heads)
+        try:
+            self._engine.up(self._busy[page_id, heads][0], offset, length)
+        except OSError as error:
+            raise DeviceFault(f"page {page_id} cannot be copied from the host", error) from error
+        finally:
+            self._give_back(page_id, heads)
 
     def dropped(self, page_id: int, heads: range) -> None:
         self._give_back(page_id, heads)
 
     def _take(self, page_id: int, heads: range) -> Block:
-        block = self._idle.pop() if self._idle else self._engine.block(self.layout.page_bytes)
+        try:
+            block = self._idle.pop() if self._idle else self._engine.block(self.layout.page_bytes)
+        except OSError as error:
+            raise DeviceFault("no page-locked memory for a page", error) from error
         self._busy.setdefault((page_id, heads), []).append(block)
         return block
 

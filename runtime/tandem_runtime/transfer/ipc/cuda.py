@@ -8,6 +8,7 @@ import torch
 from cuda.bindings import driver
 
 from tandem_runtime.core.errors import StartupError
+from tandem_runtime.transfer.cuda import device_errors, pages_stream, working_in
 from tandem_runtime.transfer.ipc.checksum import WordSums
 
 _FILE = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
@@ -22,7 +23,7 @@ class CudaDevice:
     def __init__(self, ordinal: int) -> None:
         """Raises `StartupError`."""
         self._torch_device = torch.device("cuda", ordinal)
-        self._stream = torch.cuda.Stream(self._torch_device)  # type: ignore[no-untyped-call]
+        self._stream = pages_stream(self._torch_device)
         try:
             _done(driver.cuInit(0))
             self._device = _done(driver.cuDeviceGet(ordinal))
@@ -37,6 +38,8 @@ class CudaDevice:
         except OSError as error:
             raise StartupError(f"--kv-transport ipc: GPU {ordinal} cannot share memory: {error}; use tcp") from error
         self.uuid = f"GPU-{torch.cuda.get_device_properties(ordinal).uuid}"
+        cards = range(torch.cuda.device_count())
+        self.most_bytes = max(torch.cuda.get_device_properties(card).total_memory for card in cards)
 
     def allocate(self, num_bytes: int) -> tuple[torch.Tensor, int]:
         size = self._rounded(num_bytes)
@@ -65,11 +68,11 @@ class CudaDevice:
     def copy(self, source: int, target_B: torch.Tensor) -> None:
         self._enter()
         _done(driver.cuMemcpyDtoDAsync(target_B.data_ptr(), source, target_B.nbytes, self._stream.cuda_stream))
-        self._stream.synchronize()
+        with device_errors():
+            self._stream.synchronize()
 
-    @torch.inference_mode()
     def checksum(self, page_B: torch.Tensor, sums: WordSums) -> int:
-        with torch.cuda.stream(self._stream):
+        with working_in(self._stream):
             return sums(page_B)
 
     def _mapped(self, handle: Any, size: int) -> int:

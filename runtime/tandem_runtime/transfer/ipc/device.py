@@ -17,19 +17,24 @@ from tandem_runtime.transfer.ipc import host
 from tandem_runtime.transfer.ipc.checksum import WordSums
 from tandem_runtime.transfer.ledger import Offer
 from tandem_runtime.transfer.plan import byte_range
-from tandem_runtime.transfer.protocol import Failure, TransferFault
+from tandem_runtime.transfer.protocol import DeviceFault, Failure, TransferFault
 
 
 class Device(Protocol):
-    """One GPU; every method but `allocate` returns when its work is done, beside whatever the GPU computes."""
+    """One GPU; every method but `allocate` returns when its work is done, beside whatever the GPU computes.
+
+    All but that raise `OSError`.
+    """
 
     uuid: str
+    most_bytes: int
+    """Of the largest GPU's memory that there is on this machine."""
 
     def allocate(self, num_bytes: int) -> tuple[torch.Tensor, int]:
         """Zeroed uint8 memory and a descriptor of it, which is this process's to close. Raises `StartupError`."""
 
     def map(self, file: int, num_bytes: int) -> int:
-        """The address of such memory of another process. Raises `OSError`."""
+        """The address of such memory of another process."""
 
     def unmap(self, address: int, num_bytes: int) -> None: ...
 
@@ -62,7 +67,11 @@ class _Pages:
         return self._cache_B[start : start + length]
 
     def checksum(self, page_id: int, heads: range) -> int:
-        return self._device.checksum(self.view(page_id, heads), self._sums)
+        """Raises `TransferFault`."""
+        try:
+            return self._device.checksum(self.view(page_id, heads), self._sums)
+        except OSError as error:
+            raise DeviceFault(f"{self._device.uuid} cannot hash page {page_id}", error) from error
 
 
 class DeviceExport:
@@ -93,7 +102,10 @@ class DeviceWindow:
         self._pages = pages
 
     def take(self, address: int, page_id: int, heads: range) -> int:
-        self._device.copy(self._address + address, self._pages.view(page_id, heads))
+        try:
+            self._device.copy(self._address + address, self._pages.view(page_id, heads))
+        except OSError as error:
+            raise DeviceFault(f"{self._device.uuid} cannot copy page {page_id}", error) from error
         return self._pages.checksum(page_id, heads)
 
     def close(self) -> None:
@@ -112,6 +124,8 @@ class DeviceImport:
         why = f"{self._device.uuid} cannot map the memory of {offer.kind}"
         if offer.kind == host.KIND:
             raise TransferFault(Failure.UNSHARED, why)
+        if not 0 < offer.num_bytes <= self._device.most_bytes:
+            raise TransferFault(Failure.UNSHARED, f"no GPU here has {offer.num_bytes} bytes")
         try:
             return DeviceWindow(self._device, file, offer.num_bytes, self._pages)
         except OSError as error:

@@ -17,7 +17,7 @@ class Export(Protocol):
         """A descriptor that stands for the memory; the process's own, for as long as the cache lives."""
 
     def describe(self, page_id: int, heads: range) -> Described:
-        """Where, from the memory's beginning; its checksum now, by the kind's own function."""
+        """Where, from the memory's beginning; its checksum now, by the kind's own function. Raises `TransferFault`."""
 
 
 class Window(Protocol):
@@ -26,9 +26,12 @@ class Window(Protocol):
     num_bytes: int
 
     def take(self, address: int, page_id: int, heads: range) -> int:
-        """Copy to a page of this process; the checksum of what that holds then. Ends with `landed` or `dropped`."""
+        """Copy to a page of this process; the checksum of what that holds then. Ends with `landed` or `dropped`.
 
-    def close(self) -> None: ...
+        Raises `TransferFault`."""
+
+    def close(self) -> None:
+        """Raises `OSError`; it stays mapped then."""
 
 
 class Import(Protocol):

@@ -92,7 +92,10 @@ class IpcReads:
     def _release(self, peer: Peer) -> None:
         if peer.gone and not peer.streams:
             peer.life_line.close()
-            peer.window.close()
+            try:
+                peer.window.close()
+            except OSError as error:  # whoever lets go of it, a job that ends say, has more to do
+                log.error("the memory of a process that has ended stays mapped: %s", error)
 
 
 class IpcReader(DescriptorReader):

@@ -79,7 +79,7 @@ class SelectorLoop:
             while self._work:
                 self._guard(self._work.popleft())
             for key, mask in ready:
-                if self._is_live(key):
+                if not self._stopping and self._is_live(key):
                     self._guard(partial(key.data, mask))
             if self._poll is not None and not self._stopping:
                 self._poll_in = self._poll()

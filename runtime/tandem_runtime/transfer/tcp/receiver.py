@@ -15,7 +15,7 @@ from tandem_runtime.transfer.ledger import Hello, IncomingJob, IncomingStream, O
 from tandem_runtime.transfer.memory import PageSink
 from tandem_runtime.transfer.nixl.reader import NixlReader
 from tandem_runtime.transfer.nixl.reads import NixlReads
-from tandem_runtime.transfer.protocol import Failure, OnReceive, ReceiveJob, TransferFault
+from tandem_runtime.transfer.protocol import DeviceFault, Failure, OnReceive, ReceiveJob, TransferFault
 from tandem_runtime.transfer.tcp import wire
 from tandem_runtime.transfer.tcp.loop import SelectorLoop
 from tandem_runtime.transfer.tcp.reader import FrameReader
@@ -133,6 +133,8 @@ class TcpReceiver:
         try:
             work(connection)
         except TransferFault as fault:
+            if isinstance(fault, DeviceFault):
+                log.error("while receiving KV pages: %s", fault.detail)
             self._drop(connection, fault)
         except OSError as error:
             self._drop(connection, TransferFault(Failure.DISCONNECTED, f"{connection.name}: {error.strerror or error}"))

@@ -20,7 +20,7 @@ from tandem_runtime.transfer.memory import PageSource
 from tandem_runtime.transfer.nixl.export import NixlExport
 from tandem_runtime.transfer.outgoing import StreamWriter
 from tandem_runtime.transfer.plan import byte_range, layout_digest, peer_layout, receivers_of
-from tandem_runtime.transfer.protocol import NIXL, Failure, OnSend, SendJob, SendReport, TransferFault
+from tandem_runtime.transfer.protocol import NIXL, DeviceFault, Failure, OnSend, SendJob, SendReport, TransferFault
 from tandem_runtime.transfer.tcp import wire
 from tandem_runtime.transfer.tcp.loop import SelectorLoop
 from tandem_runtime.transfer.tcp.writer import FrameWriter
@@ -210,6 +210,8 @@ class TcpSender:
             if fault.failure is Failure.UNSHARED and channel.path is not None:
                 self._connect(job, channel, fault.detail)
             else:
+                if isinstance(fault, DeviceFault):
+                    log.error("while sending KV pages: %s", fault.detail)
                 self._fail(job.id, fault)
         except Exception:
             log.exception("bug while sending KV pages")
