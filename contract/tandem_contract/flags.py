@@ -183,7 +183,9 @@ class GatewayFlags:
     )
     max_attempts: int = flag(3, help="pods tried before the first byte is sent")
     max_resumes: int = flag(16, help="times one stream may go on at another decode pod; 0: never")
-    resume_timeout: float = flag(30.0, help="seconds a broken stream waits for a decode pod to go on at")
+    resume_timeout: float = flag(
+        30.0, help="seconds a broken stream waits for a decode pod to go on at; 0: only where one has room at once"
+    )
     max_journal_bytes: int = flag(
         256 * 1024 * 1024,
         help="most memory for what streams need to go on elsewhere; above it the longest ones go on without a net",

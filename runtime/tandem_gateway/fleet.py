@@ -160,16 +160,23 @@ class Fleet:
         """Streams of a removed pod go on, there or elsewhere; its session closes after the last of them."""
         pod.removed()
         del self._pods[pod.key]
-        self._evacuate(pod)
         poller = self._pollers.pop(pod.key)
         poller.cancel()
-        closing = asyncio.create_task(_close_when_idle(pod, poller))
+        closing = asyncio.create_task(self._close_when_idle(pod, poller))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         for role in ("prefill", "decode"):
             with contextlib.suppress(KeyError):
                 self._metrics.picks.remove(pod.key, role)
         self._count_pods()
+
+    async def _close_when_idle(self, pod: Pod, poller: asyncio.Task[None]) -> None:
+        await asyncio.wait([poller])
+        while pod.in_flight:
+            self._evacuate(pod)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(pod.idle.wait(), self._status_interval)
+        await pod.session.close()
 
     async def _poll_forever(self, pod: Pod) -> None:
         while True:
@@ -219,9 +226,3 @@ class Fleet:
 
 def _role(pod: Pod) -> str:
     return pod.status.role if pod.status else pod.endpoint.role
-
-
-async def _close_when_idle(pod: Pod, poller: asyncio.Task[None]) -> None:
-    await asyncio.wait([poller])
-    await pod.idle.wait()
-    await pod.session.close()

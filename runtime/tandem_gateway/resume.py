@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 from aiohttp import web
@@ -51,12 +50,13 @@ class Resumption:
         return await self._attempts.go_back(delivery)
 
     async def _at_another_pod(self, delivery: Delivery, cut: Interrupted) -> web.StreamResponse:
-        """Tries every pod again and again until one goes on, for a bounded time; where the stream's own pod still has
-        it, once. Raises `Interrupted` and `Lost`."""
+        """Asks every pod; then again and again until one goes on, for a bounded time, unless the stream's own pod still
+        has it. Raises `Interrupted` and `Lost`."""
         loop = asyncio.get_running_loop()
         give_up_at = min(delivery.end, loop.time() + self._limits.resume_timeout)
         avoid = frozenset({cut.key})
-        while (left := give_up_at - loop.time()) > 0:
+        stays = delivery.parked is not None
+        while True:
             if self._stopping.is_set():
                 raise Lost("shutdown", ShuttingDown())
             if not delivery.resumable:
@@ -71,20 +71,19 @@ class Resumption:
                 exclude=avoid | delivery.refused_by,
                 continuation=delivery.continuation,
             )
-            if picked is None:
-                if delivery.parked is not None:
-                    break
-                if delivery.refused_by and not avoid:
+            left = give_up_at - loop.time()
+            if picked is None or (stays and left <= 0):
+                if delivery.refused_by and not avoid and not stays:
                     raise Lost("refused", cut.error)
+                if stays or left <= 0:
+                    raise Lost("no_pod", NoPodAvailable(f"{cut.error.message} No other one could go on."))
                 avoid = frozenset()  # the pod may be back, or have room again
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), RESUME_PAUSE_S)
+                await asyncio.sleep(min(left, RESUME_PAUSE_S))
                 continue
             try:
-                return await self._attempts.make(delivery, picked, within=left if delivery.parked else None)
+                return await self._attempts.make(delivery, picked, within=left if stays else None)
             except AttemptFailed as failed:
                 avoid |= {picked.decode.key}
                 delivery.barren_deaths += failed.pod_may_have_died_of_it
                 if failed.reason == "refused":
                     delivery.refused_by |= {picked.decode.key}
-        raise Lost("no_pod", NoPodAvailable(f"{cut.error.message} No other one could go on."))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from gateway.eventually import eventually
 from tandem_contract.status import STATUS_PATH, PodStatus, Role
 
 
@@ -83,6 +84,8 @@ class FakeEngine:
     """Answers wait for it before their first byte."""
     hold_after_first: asyncio.Event | None = None
     """Streams wait for it after their first word."""
+    polls: int = 0
+    """Times its status was asked for."""
     seen: list[Seen] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -117,7 +120,17 @@ class FakeEngine:
     def posts(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.startswith(("/v1/", "/tokenize", "/detokenize"))]
 
+    async def polled(self, times: int) -> None:
+        """So many times from now on."""
+        until = self.polls + times
+
+        async def enough() -> bool:
+            return self.polls >= until
+
+        await eventually(enough)
+
     async def _status(self, request: web.Request) -> web.Response:
+        self.polls += 1
         if self.hold_status is not None:
             await self.hold_status.wait()
         if self.status_body is not None:

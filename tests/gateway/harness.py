@@ -44,6 +44,9 @@ class Client:
             lines = (await answer.text()).splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample + " ")), 0.0)
 
+    async def counts(self, sample: str, value: float) -> bool:
+        return await self.metric(sample) == value
+
 
 @dataclass
 class Answer:
@@ -77,9 +80,5 @@ async def gateway_before(
             for role in ("prefill", "decode", "both"):
                 count = sum(engine.status.role == role and engine.status.ready for engine in engines)
                 sample = f'tandem_gateway_pods{{role="{role}",state="ready"}}'
-                await eventually(lambda sample=sample, count=count: _is(client, sample, count))  # type: ignore[misc]
+                await eventually(lambda sample=sample, count=count: client.counts(sample, count))  # type: ignore[misc]
         yield client
-
-
-async def _is(client: Client, sample: str, value: float) -> bool:
-    return await client.metric(sample) == value

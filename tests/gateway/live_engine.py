@@ -26,6 +26,8 @@ class LiveEngine(FakeEngine):
     """Whether such a stream breaks off then."""
     resumed_from: list[int] = field(default_factory=list)
     """Records that came with each resumed stream."""
+    told_elapsed: list[float] = field(default_factory=list)
+    """Seconds since the client asked, as each resumed stream was told."""
     resumed_in: list[str] = field(default_factory=list)
     """The `traceparent` of each resumed stream; engines may share the list."""
     frozen: asyncio.Event = field(default_factory=asyncio.Event)
@@ -38,8 +40,10 @@ class LiveEngine(FakeEngine):
             verify_stream(mode, request.headers[headers.SIGNATURE], body, [self.ticket_key])  # type: ignore[arg-type]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", headers.STREAM: "live"})
         if mode == "resume":
-            records = json.loads(body)["records"]
+            envelope = json.loads(body)
+            records = envelope["records"]
             assert records == list(range(len(records)))
+            self.told_elapsed.append(envelope["elapsed_s"])
             start = len(records)
             self.resumed_from.append(start)
             self.resumed_in.append(request.headers.get("traceparent", ""))

@@ -1,33 +1,31 @@
-"""Streams that go on at another pod, from fake engines, over real sockets."""
+"""Streams that break off go on at another pod, from fake engines, over real sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
-from aiohttp import web
 from gateway.eventually import eventually
-from gateway.fake_engine import FakeEngine, status, stream_bytes
-from gateway.given_endpoints import GivenEndpoints
-from gateway.harness import CHAT, Client, gateway_before
+from gateway.fake_engine import status, stream_bytes
+from gateway.harness import gateway_before
+from gateway.held_stream import (
+    FULL,
+    HELD_AT,
+    LOST,
+    OTHER_ANSWER,
+    WORDS,
+    HeldStream,
+    breaking,
+    held_stream,
+    join,
+    resumes,
+    spare,
+)
 from gateway.live_engine import LiveEngine
 from tandem_contract import headers
 
-RESUMES = "tandem_gateway_stream_resumes_total"
-LOST = "tandem_gateway_streams_lost_total"
 UNPROTECTED = "tandem_gateway_streams_unprotected_total"
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "ticket-keys").write_text("k" * 32 + "\n")
-    return {"ticket_key_file": str(tmp_path / "ticket-keys")}
-
-
-async def resumes(client: Client, cause: str) -> float:
-    return await client.metric(f'{RESUMES}{{cause="{cause}"}}')
 
 
 async def test_a_broken_stream_goes_on_elsewhere_to_the_byte(keys: dict[str, str]) -> None:
@@ -36,7 +34,7 @@ async def test_a_broken_stream_goes_on_elsewhere_to_the_byte(keys: dict[str, str
         for _ in range(3):
             answer = await client.chat(stream=True)
             assert (answer.status, answer.body) == (200, stream_bytes(40))
-        assert await resumes(client, "broken") == len(first.resumed_from) + len(second.resumed_from) >= 2
+        assert await client.metric(resumes("broken")) == len(first.resumed_from) + len(second.resumed_from) >= 2
 
 
 async def test_a_stream_whose_pod_goes_once_all_is_said_is_whole(keys: dict[str, str]) -> None:
@@ -68,19 +66,71 @@ async def test_a_stream_waits_for_its_only_pod_to_come_back(keys: dict[str, str]
         assert engine.resumed_from == [6]
 
 
+async def test_another_pod_is_told_how_long_the_client_has_waited(keys: dict[str, str]) -> None:
+    """So that a request's time limit is one, wherever it goes on."""
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    taker = spare()
+    async with held_stream(taker, pod=breaking(), **keys) as stream:
+        join(taker)
+        asked = loop.time()
+        await stream.ready(2)
+        at_least = loop.time() - asked
+        stream.pod.answer = FULL
+        stream.pod.thawed.set()
+        assert await stream.body() == stream_bytes(WORDS)
+        [told] = taker.told_elapsed
+        assert at_least <= told <= loop.time() - before
+
+
 async def test_without_a_pod_a_stream_ends_with_an_error_in_bounded_time(keys: dict[str, str]) -> None:
-    async with LiveEngine(words=20, break_after=[6]) as engine:
-        busy = web.json_response({"error": {"message": "full", "code": "engine_overloaded"}}, status=503)
-        async with gateway_before(engine, resume_timeout=0.5, **keys) as client:
-            asking = asyncio.create_task(client.chat(stream=True))
-            await engine.arrived.wait()
-            engine.answer = busy
-            answer = await asyncio.wait_for(asking, 20)
-            whole, _, error = answer.body.partition(b'data: {"error"')
-            assert stream_bytes(20).startswith(whole)
-            assert b"[DONE]" not in answer.body
-            assert json.loads(b'{"error"' + error)["error"]["code"] == "no_pod_available"
-            assert await client.metric(f'{LOST}{{reason="no_pod"}}') == 1
+    async with held_stream(pod=breaking(), resume_timeout=0.5, **keys) as stream:
+        stream.pod.answer = FULL
+        stream.pod.thawed.set()
+        await assert_no_pod(stream, WORDS)
+        assert len(stream.pod.posts()) > 2, "it was asked all the time"
+
+
+async def test_a_stream_that_is_not_to_wait_ends_at_once_without_another_pod(keys: dict[str, str]) -> None:
+    async with held_stream(pod=breaking(), resume_timeout=0.0, **keys) as stream:
+        stream.pod.thawed.set()
+        await assert_no_pod(stream, HELD_AT)
+        assert len(stream.pod.posts()) == 1
+
+
+async def test_a_stream_that_is_not_to_wait_goes_on_at_a_pod_that_is_ready(keys: dict[str, str]) -> None:
+    """Who set --resume-timeout 0 to spare clients a wait had switched the going on off."""
+    full, takes = spare("full", answer=FULL), spare("takes")
+    async with held_stream(full, takes, pod=breaking(), resume_timeout=0.0, **keys) as stream:
+        join(full, takes)
+        await stream.ready(3)
+        stream.pod.thawed.set()
+        assert await stream.body() == stream_bytes(WORDS)
+        assert takes.resumed_from == [HELD_AT]
+
+
+async def test_a_stream_waits_no_longer_than_its_request_may_take(keys: dict[str, str]) -> None:
+    async with held_stream(pod=breaking(), request_timeout=1.0, resume_timeout=60.0, **keys) as stream:
+        await stream.pod.stop()
+        await assert_no_pod(stream, HELD_AT)
+
+
+async def test_a_stream_that_waits_for_a_pod_is_told_that_the_gateway_ends(keys: dict[str, str]) -> None:
+    """No attempt runs then that could be cut off."""
+    async with held_stream(pod=breaking(), **keys) as stream:
+        stream.pod.answer = FULL
+        stream.pod.thawed.set()
+        await eventually(lambda: posts(stream.pod, 3))
+        await stream.client.gateway.drain(0.0)
+        assert b"shutting_down" in await stream.body()
+        assert await stream.client.metric(f'{LOST}{{reason="shutdown"}}') == 1
+
+
+async def assert_no_pod(stream: HeldStream, words: int) -> None:
+    whole, _, error = (await stream.body()).partition(b'data: {"error"')
+    assert stream_bytes(words).startswith(whole)
+    assert json.loads(b'{"error"' + error)["error"]["code"] == "no_pod_available"
+    assert await stream.client.metric(f'{LOST}{{reason="no_pod"}}') == 1
 
 
 @pytest.mark.parametrize(("breaks", "reason", "words"), [([3, 0, 0], "deaths", 3), ([3, 3, 3, 3], "limit", 12)])
@@ -99,142 +149,27 @@ async def test_a_stream_that_kills_pods_is_given_up(
             assert breaks == [], "no more pods than these were asked"
 
 
-async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> None:
-    first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
-    async with first, second, gateway_before(first, second, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        first.status = status(draining=True, ready=False)
-        await eventually(lambda: _draining(client))
-        assert not asking.done(), "nobody can take over yet: the stream stays"
-        second.status = status("spare")
-        assert (await asking).body == stream_bytes(30)
-        assert await resumes(client, "leaving") == 1
-        await asyncio.wait_for(first.cancelled.wait(), 20)
-
-
-def refusing(status: int, code: str) -> web.Response:
-    return web.json_response({"error": {"message": "no", "code": code}}, status=status)
-
-
-@pytest.mark.parametrize(
-    ("code", "refusal"), [(409, "other_answer"), (400, "invalid_request"), (503, "engine_overloaded"), (503, "queue")]
-)
-async def test_a_stream_that_no_other_pod_takes_stays_at_its_draining_pod(
-    keys: dict[str, str], code: int, refusal: str
-) -> None:
-    """Its pod was let go of first, and the stream was lost although the pod would have ended it."""
-    first = LiveEngine(words=30, freeze_after=4)
-    second = LiveEngine(status("spare", ready=False), words=30, answer=refusing(code, refusal))
-    if refusal == "queue":
-        second.answer, second.hold = None, asyncio.Event()
-    async with first, second, gateway_before(first, second, resume_timeout=0.3, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        second.status = status("spare")
-        first.status = status(draining=True, ready=False)
-        await asyncio.wait_for(second.arrived.wait(), 20)
-        assert not first.cancelled.is_set()
-        first.thawed.set()
-        answer = await asyncio.wait_for(asking, 20)
-        assert answer.body == stream_bytes(30)
-        assert second.resumed_from == []
-        assert await resumes(client, "leaving") == 0
-        assert await client.metric(LOST) == 0
-
-
-async def test_a_draining_pods_stream_is_offered_again(keys: dict[str, str]) -> None:
-    """The other pod was full at first."""
-    first = LiveEngine(words=30, freeze_after=4)
-    second = LiveEngine(status("spare", ready=False), words=30, answer=refusing(503, "engine_overloaded"))
-    async with first, second, gateway_before(first, second, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        second.status = status("spare")
-        first.status = status(draining=True, ready=False)
-        await asyncio.wait_for(second.arrived.wait(), 20)
-        second.answer = None
-        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
-        assert second.resumed_from == [4]
-        assert await resumes(client, "leaving") == 1
-        await asyncio.wait_for(first.cancelled.wait(), 20)
-
-
-async def test_a_draining_pods_stream_goes_past_a_pod_that_refuses_it(keys: dict[str, str]) -> None:
-    first = LiveEngine(words=30, freeze_after=4)
-    fleet = [LiveEngine(status(name, ready=False), words=30) for name in ("refuses", "takes")]
-    fleet[0].answer = refusing(409, "other_answer")
-    async with first, fleet[0], fleet[1], gateway_before(first, *fleet, strategy="RoundRobin", **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        fleet[0].status = status("refuses")
-        first.status = status(draining=True, ready=False)
-        await asyncio.wait_for(fleet[0].arrived.wait(), 20)
-        fleet[1].status = status("takes")
-        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
-        assert fleet[1].resumed_from == [4]
-        assert len(fleet[0].posts()) == 1, "one that has refused a stream is not asked again"
-
-
-async def test_a_pod_that_dies_while_another_is_asked_loses_its_stream_to_it(keys: dict[str, str]) -> None:
-    first = LiveEngine(words=30, freeze_after=4, break_thawed=True)
-    second = LiveEngine(status("spare", ready=False), words=30, hold=asyncio.Event())
-    async with first, second, gateway_before(first, second, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        second.status = status("spare")
-        first.status = status(draining=True, ready=False)
-        await asyncio.wait_for(second.arrived.wait(), 20)
-        first.thawed.set()
-        assert second.hold is not None
-        second.hold.set()
-        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
-        assert second.resumed_from == [4]
-
-
-async def test_a_request_without_an_answer_yet_stays_at_its_draining_pod(keys: dict[str, str]) -> None:
-    """It was taken away from the pod that had it in its queue, and answered with a 502 as no other had room."""
-    first, full = LiveEngine(words=30, hold=asyncio.Event()), LiveEngine(status("full", ready=False))
-    full.answer = refusing(503, "engine_overloaded")
-    async with first, full, gateway_before(first, full, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.arrived.wait()
-        full.status = status("full")
-        first.status = status(draining=True, ready=False)
-        await eventually(lambda: _draining(client))
-        assert first.hold is not None
-        first.hold.set()
-        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
-
-
 async def test_a_broken_stream_that_one_pod_refuses_goes_on_at_another(keys: dict[str, str]) -> None:
     """The first refusal ended it, whoever else there was."""
-    first = LiveEngine(words=30, freeze_after=4, break_thawed=True)
-    fleet = [LiveEngine(status(name, ready=False), words=30) for name in ("refuses", "takes")]
-    fleet[0].answer = refusing(409, "other_answer")
-    async with first, fleet[0], fleet[1], gateway_before(first, *fleet, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        first.answer = refusing(503, "engine_overloaded")
-        fleet[0].status = status("refuses")
-        await eventually(lambda: _ready(client, 2))
-        first.thawed.set()
-        await asyncio.wait_for(fleet[0].arrived.wait(), 20)
-        fleet[1].status = status("takes")
-        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
-        assert fleet[1].resumed_from == [4]
+    refuses, takes = spare("refuses", answer=OTHER_ANSWER), spare("takes")
+    async with held_stream(refuses, takes, pod=breaking(), **keys) as stream:
+        stream.pod.answer = FULL
+        join(refuses)
+        await stream.ready(2)
+        stream.pod.thawed.set()
+        await asyncio.wait_for(refuses.arrived.wait(), 20)
+        join(takes)
+        assert await stream.body() == stream_bytes(WORDS)
+        assert takes.resumed_from == [HELD_AT]
+        assert len(refuses.posts()) == 1, "one that has refused a stream is not asked again"
 
 
 async def test_a_broken_stream_that_every_pod_refuses_ends_soon(keys: dict[str, str]) -> None:
-    first = LiveEngine(words=30, freeze_after=4, break_thawed=True)
-    async with first, gateway_before(first, resume_timeout=60.0, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        first.answer = refusing(409, "other_answer")
-        first.thawed.set()
-        answer = await asyncio.wait_for(asking, 20)
-        assert b'"code":"pod_failed"' in answer.body
-        assert await client.metric(f'{LOST}{{reason="refused"}}') == 1
+    async with held_stream(pod=breaking(), resume_timeout=60.0, **keys) as stream:
+        stream.pod.answer = OTHER_ANSWER
+        stream.pod.thawed.set()
+        assert b'"code":"pod_failed"' in await stream.body()
+        assert await stream.client.metric(f'{LOST}{{reason="refused"}}') == 1
 
 
 async def test_with_too_many_records_the_longest_stream_loses_its_net(keys: dict[str, str]) -> None:
@@ -260,51 +195,18 @@ async def test_with_too_many_records_the_longest_stream_loses_its_net(keys: dict
         assert await client.metric("tandem_gateway_journal_bytes") == 0
 
 
-async def test_a_resumed_stream_outlives_its_pods_listing(keys: dict[str, str]) -> None:
-    """It passed for unanswered to its end: the pod that had it now left, and it broke off where it would have ended."""
-    first = LiveEngine(words=30, freeze_after=4)
-    second = LiveEngine(status("spare", ready=False), words=30, freeze_after=4)
-    endpoints = GivenEndpoints(first, second)
-    async with first, second, gateway_before(first, second, endpoints=endpoints, resume_timeout=1.0, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        first.status, second.status = status(draining=True, ready=False), status("spare")
-        await eventually(lambda: _resumed(client))
-        endpoints.set()
-        second.thawed.set()
-        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
-        assert second.resumed_from == [4]
-
-
-async def test_a_gateway_that_ends_leaves_streams_where_they_are(keys: dict[str, str]) -> None:
-    """Ctrl-C ends gateway and pods at once: a stream moved then found no pod left, and was lost half a minute later."""
-    first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
-    async with first, second, gateway_before(first, second, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        ending = asyncio.create_task(client.gateway.drain(1.0))
-        first.status, second.status = status(draining=True, ready=False), status("spare")
-        await eventually(lambda: _draining(client))
-        answer = await asking
-        assert b"shutting_down" in answer.body, "its pod never went on, and the drain timeout came"
-        assert second.resumed_from == []
-        await ending
-
-
-async def test_a_stream_without_records_stays_at_its_draining_pod(keys: dict[str, str]) -> None:
-    """Such a pod has no ticket keys, or is older than live streams; moving its stream would end it."""
-    plain, spare = FakeEngine(words=30, hold_after_first=asyncio.Event()), LiveEngine(status("spare", ready=False))
-    async with plain, spare, gateway_before(plain, spare, **keys) as client:
-        body = {"model": "m", "stream": True, "messages": []}
-        async with client.session.post(client.url + CHAT, json=body) as answer:
-            first = await answer.content.readany()
-            spare.status = status("spare")
-            plain.status = status(draining=True, ready=False)
-            await eventually(lambda: _draining(client))
-            assert plain.hold_after_first is not None
-            plain.hold_after_first.set()
-            assert first + await answer.content.read() == stream_bytes(30)
-        assert spare.seen == []
+async def test_a_stream_that_loses_its_net_while_it_waits_for_a_pod_ends(keys: dict[str, str]) -> None:
+    long, other = LiveEngine(words=200, freeze_after=120, break_thawed=True), spare(continuation="other")
+    other.words = 200
+    async with held_stream(other, pod=long, max_journal_bytes=400, **keys) as stream:
+        long.answer = FULL
+        long.thawed.set()
+        await eventually(lambda: posts(long, 3))
+        join(other)
+        await stream.ready(2)
+        assert (await stream.client.chat(stream=True)).body == stream_bytes(200)
+        assert b'"code":"pod_failed"' in await stream.body()
+        assert await stream.client.metric(f'{LOST}{{reason="no_records"}}') == 1
 
 
 @pytest.mark.parametrize("continuation", ["other", ""])
@@ -319,54 +221,37 @@ async def test_only_pods_that_answer_alike_take_over(keys: dict[str, str], conti
 
 
 async def test_a_stalled_stream_goes_on_elsewhere(keys: dict[str, str]) -> None:
-    first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
-    async with first, second, gateway_before(first, second, stall_timeout=0.4, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        second.status = status("spare")
-        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
-        assert await resumes(client, "stalled") >= 1
+    taker = spare()
+    async with held_stream(taker, stall_timeout=0.4, **keys) as stream:
+        join(taker)
+        assert await stream.body() == stream_bytes(WORDS)
+        assert await stream.resumes("stalled") >= 1
 
 
 async def test_a_pod_that_restarted_unseen_loses_its_streams_to_others(keys: dict[str, str]) -> None:
-    first, second = LiveEngine(words=30, freeze_after=4), LiveEngine(status("spare", ready=False), words=30)
-    async with first, second, gateway_before(first, second, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await first.frozen.wait()
-        second.status = status("spare")
-        first.status = status(incarnation="2")
-        assert (await asyncio.wait_for(asking, 20)).body == stream_bytes(30)
-        assert await resumes(client, "pod_down") >= 1
+    taker = spare()
+    async with held_stream(taker, **keys) as stream:
+        join(taker)
+        stream.pod.status = status(incarnation="2")
+        assert await stream.body() == stream_bytes(WORDS)
+        assert await stream.resumes("pod_down") >= 1
 
 
 async def test_a_client_that_leaves_while_its_stream_waits_leaves_nothing(keys: dict[str, str]) -> None:
-    async with LiveEngine(words=30, break_after=[4]) as engine, gateway_before(engine, **keys) as client:
-        asking = asyncio.create_task(client.chat(stream=True))
-        await engine.arrived.wait()
-        engine.hold = asyncio.Event()
-        engine.answer = web.json_response({}, status=503)
-        await eventually(lambda: _in_flight(client, 1))
-        asking.cancel()
-        await eventually(lambda: _in_flight(client, 0))
+    async with held_stream(pod=breaking(), **keys) as stream:
+        stream.pod.answer = FULL
+        stream.pod.thawed.set()
+        await eventually(lambda: posts(stream.pod, 3))
+        stream.asking.cancel()
+        await eventually(lambda: stream.client.counts("tandem_gateway_requests_in_flight", 0))
+        assert await stream.in_flight() == 0
+
+
+async def posts(pod: LiveEngine, count: int) -> bool:
+    return len(pod.posts()) >= count
 
 
 async def test_max_resumes_zero_asks_for_no_live_streams(keys: dict[str, str]) -> None:
     async with LiveEngine() as engine, gateway_before(engine, max_resumes=0, **keys) as client:
         await client.chat(stream=True)
         assert headers.STREAM not in engine.seen[-1].headers
-
-
-async def _draining(client: Client) -> bool:
-    return await client.metric('tandem_gateway_pods{role="decode",state="draining"}') == 1
-
-
-async def _ready(client: Client, count: int) -> bool:
-    return await client.metric('tandem_gateway_pods{role="decode",state="ready"}') == count
-
-
-async def _resumed(client: Client) -> bool:
-    return await resumes(client, "leaving") == 1
-
-
-async def _in_flight(client: Client, count: int) -> bool:
-    return await client.metric("tandem_gateway_requests_in_flight") == count

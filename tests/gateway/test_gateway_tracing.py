@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +16,6 @@ from support.spans import CALLER, TRACE_ID, TRACEPARENT, Recorder, Seen, Spans
 
 ROUTE = f"POST {CHAT}"
 TRACED = {"traceparent": TRACEPARENT, "tracestate": "vendor=1"}
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "ticket-keys").write_text("k" * 32 + "\n")
-    return {"ticket_key_file": str(tmp_path / "ticket-keys")}
 
 
 @asynccontextmanager

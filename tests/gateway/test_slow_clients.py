@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -19,12 +18,6 @@ from tandem_gateway.deadline import Deadline
 
 WORDS = 60_000
 """More than all buffers on the way take."""
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> dict[str, str]:
-    (tmp_path / "ticket-keys").write_text("k" * 32 + "\n")
-    return {"ticket_key_file": str(tmp_path / "ticket-keys")}
 
 
 @contextlib.asynccontextmanager

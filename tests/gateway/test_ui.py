@@ -93,3 +93,15 @@ async def test_thoughts_are_folded_and_not_sent_again() -> None:
         sent = json.loads(engine.seen[-1].body)["messages"]
         assert [message["content"] for message in sent] == ["Capital of France?", "Paris.", "Capital of France?"]
         assert wrong == []
+
+
+async def test_models_that_cannot_be_listed_are_news_and_no_unhandled_rejection() -> None:
+    """The page went on as if nothing were wrong, with an error in the console every second."""
+    async with FakeEngine() as engine, gateway_before(engine) as client, browser_page() as (page, wrong):
+        await page.route("**/v1/models", lambda route: route.fulfill(status=500, json={"error": {"message": "no"}}))
+        await page.goto(client.url + "/ui")
+        await expect(page.locator("#notice")).to_have_text("The gateway: no")
+        await page.unroute("**/v1/models")
+        await expect(page.locator("#notice")).to_be_empty()
+        await expect(page.locator("#model option")).to_have_count(1)
+        assert all(line.startswith("Failed to load resource") for line in wrong), wrong

@@ -63,15 +63,15 @@ export function showRequest(trace, tokens) {
   while ($("requests").children.length > KEPT_REQUESTS) $("requests").lastChild.remove();
 }
 
-// Calls `onError` with what went wrong, or null; rests while nobody looks at the page.
-export async function follow(key, onError) {
+// Calls `onNews` with what went wrong, or null, whose own failure is news too; rests while nobody looks at the page.
+export async function follow(key, onNews) {
   for (;;) {
     if (!document.hidden) {
       try {
         showPods((await get("fleet.json", key())).pods);
-        onError(null);
+        await onNews(null);
       } catch (error) {
-        onError(error);
+        await onNews(error);
       }
     }
     await new Promise((wake) => setTimeout(wake, EVERY_MS));
