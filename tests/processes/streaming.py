@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp
+from tandem_contract.headers import PODS
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Heard:
     done: int = 0
     error: Any = None
     chunks: int = 0
+    pods: str = ""
+    """Where the stream began, as the gateway says."""
 
     def take(self, line: bytes) -> None:
         assert not line.startswith(b":"), "an internal comment reached the client"
@@ -92,6 +95,7 @@ class HeardResponse:
     """Of /v1/responses."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
+    pods: str = ""
 
     def take(self, line: bytes) -> None:
         assert not line.startswith(b":"), "an internal comment reached the client"
@@ -153,6 +157,7 @@ async def hear(
     """`hearer` may be looked at meanwhile."""
     async with session.post(url, json=body, headers=headers) as response:
         assert response.status == 200, await response.text()
+        hearer.pods = response.headers.get(PODS, "")
         async for line in response.content:
             hearer.take(line)
     return hearer

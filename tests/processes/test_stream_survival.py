@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import secrets
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
 from processes.asking import completion_body, random_prompt
+from processes.crowd import Crowd, Strike
 from processes.streaming import Heard, hear, listen
-from support.service import serving
-from support.serving import Fleet, Process
+from support.service import Service, serving
+from support.serving import EnginePod, Fleet, Process
 from tandem_contract import headers
 from tandem_contract import metrics as names
 
 pytestmark = pytest.mark.processes
 
+SEED = "TANDEM_KILLS_SEED"
+"""In the environment: repeats the kills of a run that failed, whose log names it."""
+KILLS = 4
+DECODES = 3
 TICKING = {"status_interval": 0.1}
 VARIANTS: tuple[dict[str, Any], ...] = (
     {},
@@ -44,6 +51,21 @@ def bodies(seed: int, count: int, max_tokens: int) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.fixture(scope="module")
+def started(fleet: Fleet) -> Iterator[Service]:
+    with serving(fleet, decodes=DECODES, **TICKING) as made:
+        yield made
+
+
+@pytest.fixture
+async def service(started: Service) -> Service:
+    """Of three decode pods, all ready, whatever the test before did to them."""
+    for pod in [pod for pod in started.decodes if not pod.alive]:
+        started.again(pod)
+    await until(lambda: ready_decodes(started.gateway) == DECODES)
+    return started
+
+
 @asynccontextmanager
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=240)
@@ -65,123 +87,143 @@ async def until(condition: Any, within: float = 60.0) -> None:
     deadline = time.monotonic() + within
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < deadline, "it never came to that"
+        await asyncio.sleep(0.01)
 
 
 def ready_decodes(gateway: Process) -> float:
     return gateway.metric(names.GATEWAY_PODS, role="decode", state="ready")
 
 
-async def test_fifty_streams_and_random_kills(fleet: Fleet) -> None:
-    with serving(fleet, decodes=2, **TICKING) as service:
-        gateway, pods = service.gateway, service.decodes
-        asked = bodies(1, 50, max_tokens=500)
-        undisturbed = await all_heard(gateway.url, asked)
-        assert all(heard.done == 1 and heard.error is None for heard in undisturbed)
-        rng = random.Random(2)
-        hearing = asyncio.create_task(all_heard(gateway.url, asked))
-        kills, said = 0, [pod.metric(names.GENERATION_TOKENS) for pod in pods]
-        while not hearing.done() and kills < 4:
-            # Running, and heard by their clients: before that a request is asked again, not resumed.
-            await until(lambda: hearing.done() or min(pod.status()["running"] for pod in pods) >= 5)
-            await until(
-                lambda: (
-                    hearing.done()
-                    or all(
-                        pod.metric(names.GENERATION_TOKENS) >= before + 500
-                        for pod, before in zip(pods, said, strict=True)
-                    )
-                )
-            )
-            if hearing.done():
-                break
-            victim = rng.randrange(2)
-            pods[victim].kill()
-            kills += 1
-            pods[victim], said[victim] = fleet.again(pods[victim]), 0
-            await asyncio.to_thread(pods[victim].wait_ready)
-            await until(lambda: hearing.done() or ready_decodes(gateway) == 2)
-        heard = await hearing
-        assert [one.said() for one in heard] == [one.said() for one in undisturbed]
-        assert all(len(one.heads) == 1 for one in heard)
-        assert kills >= 1
-        assert gateway.metric(names.GATEWAY_STREAM_RESUMES, cause="broken") >= 5
-        assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
-        service.wait_idle()
+def resumes(gateway: Process, **labels: str) -> float:
+    return gateway.metric(names.GATEWAY_STREAM_RESUMES, **labels)
 
 
-async def test_drained_frozen_and_hostile(fleet: Fleet) -> None:
-    """One fleet for three stories, as starting it takes longest."""
-    with serving(fleet, decodes=2, **TICKING) as service:
-        gateway, pods = service.gateway, service.decodes
-        asked = bodies(3, 20, max_tokens=300)
-        undisturbed = [heard.said() for heard in await all_heard(gateway.url, asked)]
+def running(pod: EnginePod) -> int:
+    return int(pod.status()["running"])
 
-        # A pod that is told to end hands its streams over at once, and ends long before its drain timeout.
-        hearing = asyncio.create_task(all_heard(gateway.url, asked))
-        await until(lambda: pods[0].status()["running"] >= 3)
-        began = time.monotonic()
-        assert await asyncio.to_thread(pods[0].stop) == 0
-        assert time.monotonic() - began < pods[0].flags.drain_timeout / 2
+
+async def test_fifty_streams_and_random_kills(service: Service) -> None:
+    """Fifty clients ask on and on until pods were killed under them often enough, however quick the machine."""
+    seed = int(os.environ.get(SEED, secrets.randbits(32)))
+    print(f"{SEED}={seed}")
+    rng = random.Random(seed)
+    gateway, asked = service.gateway, bodies(1, 50, max_tokens=400)
+    undisturbed = [heard.said() for heard in await all_heard(gateway.url, asked)]
+    resumed, strikes = resumes(gateway), list[Strike]()
+    async with Crowd(gateway.url + "/v1/completions", asked) as crowd:
+
+        def victims() -> list[EnginePod]:
+            """With streams to lose, while another one is ready."""
+            ready = [pod for pod in service.decodes if pod.is_ready]
+            return [pod for pod in ready if len(crowd.live_at(pod)) >= 5] if len(ready) >= 2 else []
+
+        while sum(strike.hit for strike in strikes) < KILLS:
+            moment = crowd.chunks + rng.randrange(500, 5000)
+            await until(lambda: crowd.chunks >= moment and victims())  # noqa: B023
+            victim = rng.choice(victims())
+            strikes.append(crowd.strike(victim))
+            service.again(victim)
+    for streams, right in zip(crowd.heard, undisturbed, strict=True):
+        assert [stream.said() for stream in streams] == [right] * len(streams)
+        assert all((stream.done, stream.error, len(stream.heads)) == (1, None, 1) for stream in streams)
+    assert sum(strike.hit for strike in strikes) >= KILLS
+    assert resumes(gateway) - resumed >= KILLS
+    assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
+    service.wait_idle()
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[dict[str, Any]]:
+    return bodies(3, 20, max_tokens=300)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(started: Service, asked: list[dict[str, Any]]) -> list[Any]:
+    return [heard.said() for heard in asyncio.run(all_heard(started.gateway.url, asked))]
+
+
+async def test_a_pod_that_is_told_to_end_hands_its_streams_over(
+    service: Service, asked: list[dict[str, Any]], undisturbed: list[Any]
+) -> None:
+    """At once, and so it ends long before its drain timeout."""
+    gateway, pod = service.gateway, service.decodes[0]
+    resumed = resumes(gateway, cause="leaving")
+    hearing = asyncio.create_task(all_heard(gateway.url, asked))
+    await until(lambda: running(pod) >= 3)
+    began = time.monotonic()
+    assert await asyncio.to_thread(pod.stop) == 0
+    assert time.monotonic() - began < pod.flags.drain_timeout / 2
+    assert [heard.said() for heard in await hearing] == undisturbed
+    assert resumes(gateway, cause="leaving") - resumed >= 3
+    assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
+
+
+async def test_a_frozen_pods_streams_go_on_elsewhere(
+    service: Service, asked: list[dict[str, Any]], undisturbed: list[Any]
+) -> None:
+    """It says nothing, and its connections stay open."""
+    gateway, pod = service.gateway, service.decodes[1]
+    resumed = resumes(gateway, cause="pod_down")
+    hearing = asyncio.create_task(all_heard(gateway.url, asked))
+    await until(lambda: running(pod) >= 3)
+    pod.signal(signal.SIGSTOP)
+    try:
         assert [heard.said() for heard in await hearing] == undisturbed
-        assert gateway.metric(names.GATEWAY_STREAM_RESUMES, cause="leaving") >= 3
-        pods[0] = fleet.again(pods[0])
-        await asyncio.to_thread(pods[0].wait_ready)
-        await until(lambda: ready_decodes(gateway) == 2)
-
-        # A frozen pod says nothing, and its connections stay open.
-        hearing = asyncio.create_task(all_heard(gateway.url, asked))
-        await until(lambda: pods[1].status()["running"] >= 3)
-        pods[1].signal(signal.SIGSTOP)
-        assert [heard.said() for heard in await hearing] == undisturbed
-        assert gateway.metric(names.GATEWAY_STREAM_RESUMES, cause="pod_down") >= 3
-        pods[1].signal(signal.SIGCONT)
-        await until(lambda: ready_decodes(gateway) == 2)
-
-        # What a client says about streams is neither heard nor passed on.
-        body = asked[0] | {"records": [{"outputs": [[1]]}]}
-        forged = {headers.STREAM: "resume", headers.SIGNATURE: "1.x"}
-        async with session() as client:
-            assert (await listen(client, gateway.url, asked[0], headers=forged)).said() == undisturbed[0]
-            async with client.post(gateway.url + "/v1/completions", json=body, headers=forged) as answer:
-                assert (answer.status, "records" in await answer.text()) == (400, True)
-            async with client.post(pods[0].url + "/v1/completions", json=asked[0], headers=forged) as answer:
-                assert answer.status == 401
-            live = {headers.STREAM: "live", headers.SIGNATURE: "1.x"}
-            assert (await listen(client, pods[0].url, asked[0], headers=live)).done == 1
-        assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
-        service.wait_idle()
+    finally:
+        pod.signal(signal.SIGCONT)
+    assert resumes(gateway, cause="pod_down") - resumed >= 3
+    assert gateway.metric(names.GATEWAY_STREAMS_LOST) == 0
+    await until(lambda: ready_decodes(gateway) == DECODES)
+    service.wait_idle()
 
 
-async def test_the_only_decode_pod_dies(fleet: Fleet) -> None:
+async def test_what_a_client_says_about_streams_is_neither_heard_nor_passed_on(
+    service: Service, asked: list[dict[str, Any]], undisturbed: list[Any]
+) -> None:
+    gateway, pod = service.gateway, service.decodes[0]
+    body = asked[0] | {"records": [{"outputs": [[1]]}]}
+    forged = {headers.STREAM: "resume", headers.SIGNATURE: "1.x"}
+    async with session() as client:
+        assert (await listen(client, gateway.url, asked[0], headers=forged)).said() == undisturbed[0]
+        async with client.post(gateway.url + "/v1/completions", json=body, headers=forged) as answer:
+            assert (answer.status, "records" in await answer.text()) == (400, True)
+        async with client.post(pod.url + "/v1/completions", json=asked[0], headers=forged) as answer:
+            assert answer.status == 401
+        live = {headers.STREAM: "live", headers.SIGNATURE: "1.x"}
+        assert (await listen(client, pod.url, asked[0], headers=live)).done == 1
+
+
+async def test_the_only_decode_pod_dies(service: Service) -> None:
     """A patient gateway waits until the pod is back; an impatient one says so; a client may leave meanwhile."""
-    with serving(fleet, resume_timeout=120.0, **TICKING) as service:
-        gateway, pods = service.gateway, service.decodes
-        impatient = fleet.gateway(pods, [], resume_timeout=1.0, **TICKING)
-        impatient.wait_ready()
-        body, left = bodies(4, 2, max_tokens=1500)
-        [undisturbed] = await all_heard(gateway.url, [body])
-        hearers = [Heard() for _ in range(3)]
-        hearing, leaving, told = (
-            asyncio.create_task(heard_by(hearer, url, asked))
-            for hearer, (url, asked) in zip(
-                hearers, ((gateway.url, body), (gateway.url, left), (impatient.url, body)), strict=True
-            )
+    pod = service.decodes[0]
+    patient = service.fleet.gateway([pod], [service.prefill], resume_timeout=120.0, **TICKING)
+    impatient = service.fleet.gateway([pod], [], resume_timeout=1.0, **TICKING)
+    patient.wait_ready()
+    impatient.wait_ready()
+    body, left = bodies(4, 2, max_tokens=1500)
+    [undisturbed] = await all_heard(patient.url, [body])
+    hearers = [Heard() for _ in range(3)]
+    hearing, leaving, told = (
+        asyncio.create_task(heard_by(hearer, url, asked))
+        for hearer, (url, asked) in zip(
+            hearers, ((patient.url, body), (patient.url, left), (impatient.url, body)), strict=True
         )
-        # A stream of which its client has nothing yet is one to be refused, not one to be gone on with.
-        await until(lambda: min(hearer.chunks for hearer in hearers) >= 10)
-        pods[0].kill()
+    )
+    # A stream of which its client has nothing yet is one to be refused, not one to be gone on with.
+    await until(lambda: min(hearer.chunks for hearer in hearers) >= 10)
+    pod.kill()
 
-        heard = await told
-        assert (heard.done, heard.error["code"]) == (0, "no_pod_available")
-        assert undisturbed.text[0].startswith(heard.text[0])
-        assert impatient.metric(names.GATEWAY_STREAMS_LOST, reason="no_pod") == 1
-        impatient.kill()
+    heard = await told
+    assert (heard.done, heard.error["code"]) == (0, "no_pod_available")
+    assert undisturbed.text[0].startswith(heard.text[0])
+    assert impatient.metric(names.GATEWAY_STREAMS_LOST, reason="no_pod") == 1
+    impatient.kill()
 
-        assert gateway.metric(names.GATEWAY_IN_FLIGHT) == 2
-        leaving.cancel()
-        await until(lambda: gateway.metric(names.GATEWAY_IN_FLIGHT) == 1)
-        pods[0] = fleet.again(pods[0])
-        await asyncio.to_thread(pods[0].wait_ready)
-        assert (await hearing).said() == undisturbed.said()
-        assert gateway.metric(names.GATEWAY_STREAM_RESUMES) == 1
-        pods[0].wait_idle()
+    assert patient.metric(names.GATEWAY_IN_FLIGHT) == 2
+    leaving.cancel()
+    await until(lambda: patient.metric(names.GATEWAY_IN_FLIGHT) == 1)
+    again = service.again(pod)
+    assert (await hearing).said() == undisturbed.said()
+    assert resumes(patient) == 1
+    again.wait_idle()
+    patient.kill()

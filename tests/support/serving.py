@@ -57,14 +57,18 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         os.killpg(self._popen.pid, number)
 
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
     def kill(self) -> None:
-        if self._popen.poll() is None:
+        if self.alive:
             self.signal(signal.SIGKILL)
         self._popen.wait(PATIENCE_S)
 
     def stop(self) -> int:
         """SIGTERM, as Kubernetes does; returns the exit status."""
-        if self._popen.poll() is None:
+        if self.alive:
             self._popen.terminate()
         try:
             return self._popen.wait(PATIENCE_S)
@@ -95,16 +99,22 @@ class Process:
         below = psutil.Process(self._popen.pid).children(recursive=True)
         return [process for process in below if name in _title(process)]
 
+    @property
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + "/readyz", timeout=2):
+                return True
+        except (OSError, urllib.error.URLError):
+            return False
+
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_PATIENCE_S
         while time.monotonic() < deadline:
             if self._popen.poll() is not None:
                 raise AssertionError(f"ended with {self._popen.returncode}:\n{self.log()}")
-            try:
-                with urllib.request.urlopen(self.url + "/readyz", timeout=2):
-                    return
-            except (OSError, urllib.error.URLError):
-                time.sleep(0.05)
+            if self.is_ready:
+                return
+            time.sleep(0.05)
         raise AssertionError(f"not ready:\n{self.log()}")
 
     def log(self) -> str:
@@ -148,6 +158,7 @@ def _title(process: psutil.Process) -> str:
 class EnginePod(Process):
     def __init__(self, flags: ServeFlags, log: Path, env: Mapping[str, str]) -> None:
         self.flags = flags
+        self.name = log.stem
         host = "127.0.0.1"
         super().__init__(
             "serve", to_argv(flags), log, f"http://{host}:{flags.port}", f"http://{host}:{flags.metrics_port}", env
