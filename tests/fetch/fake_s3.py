@@ -19,7 +19,8 @@ class FakeS3:
     """`with FakeS3({key: bytes}) as server`: one bucket, any name.
 
     `refuse(method, key, nth, headers)` may return an error for the nth (from 1) such request; the key of a listing
-    is "". `corrupt(key, nth, body)` may change the bytes of the nth GET of a key.
+    is "". `corrupt(key, nth, body)` may change the bytes of the nth GET of a key. `part_size`: of all uploads, told to
+    a HEAD with a part number; None: such a HEAD is like any other.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class FakeS3:
         corrupt: Callable[[str, int, bytes], bytes] = lambda key, nth, body: body,
         etag: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest(),
         head: dict[str, str] | None = None,
+        part_size: int | None = None,
     ) -> None:
         self.objects = objects
         self.refuse = refuse
         self.corrupt = corrupt
         self.etag = etag
         self.head = head or {}
+        self.part_size = part_size
         self.seen: Counter[tuple[str, str]] = Counter()
         self.lock = threading.Lock()
 
@@ -76,13 +79,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         key, nth = self._count()
         if not self._refused(key, nth) and self._present(key):
-            data = self.fake.objects[key]
+            data, part = self.fake.objects[key], self.fake.part_size
+            headers = {"Content-Length": str(len(data)), "ETag": f'"{self.fake.etag(data)}"', **self.fake.head}
+            if part is not None and "partNumber" in parse_qs(urlsplit(self.path).query):
+                headers |= {"Content-Length": str(part), "x-amz-mp-parts-count": str(-(-len(data) // part))}
             self.send_response(200)
-            for name, value in {
-                "Content-Length": str(len(data)),
-                "ETag": f'"{self.fake.etag(data)}"',
-                **self.fake.head,
-            }.items():
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
 

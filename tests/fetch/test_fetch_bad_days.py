@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import zlib
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_a_corrupt_file_is_thrown_away_and_fetched_again(tmp_path: Path) -> None
     with FakeS3({"m/a": b"weights", "m/b": b"fine"}, corrupt=flip_once) as server:
         assert fetch(server, tmp_path) == EXIT_OK
     assert (tmp_path / "a").read_bytes() == b"weights"
+
+
+def test_a_part_that_differs_from_its_stored_crc32_is_fetched_again(tmp_path: Path) -> None:
+    data, size = bytes(range(256)) * (9 << 12), 7 * 2**20
+    crcs = b"".join(zlib.crc32(part).to_bytes(4, "big") for part in (data[:size], data[size:]))
+    head = {"x-amz-checksum-crc32": base64.b64encode(zlib.crc32(crcs).to_bytes(4, "big")).decode() + "-2"}
+
+    def flip_once(key: str, nth: int, body: bytes) -> bytes:
+        return bytes([body[0] ^ 1]) + body[1:] if nth == 1 else body
+
+    with FakeS3({"m/a": data}, corrupt=flip_once, head=head, etag=lambda _: "v-2", part_size=size) as server:
+        assert fetch(server, tmp_path) == EXIT_OK
+        assert server.seen["GET", "m/a"] == 2
+    assert (tmp_path / "a").read_bytes() == data
+    assert verified(tmp_path) == {"a": "crc32-multipart"}
 
 
 def test_a_file_that_stays_corrupt_is_never_published(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tandem_fetch.checks import Mismatch, MultipartMD5, SizeOnly, WholeFile, choose_check
+from tandem_fetch.checks import Composite, Mismatch, SizeOnly, WholeFile, choose_check
 from tandem_fetch.digests import SegmentHasher, Segments, file_digest
 from tandem_fetch.partial import Part, PartialFile, journal_path, plan_parts
 
@@ -64,17 +65,33 @@ MD5 = "0" * 32
 XXH3 = Segments(64, "xxh3")
 
 
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 @pytest.mark.parametrize(
     ("size", "etag", "part_size", "stored", "md5", "check"),
     [
         (9, MD5, None, {}, True, WholeFile("md5", MD5)),
         (9, MD5, None, {}, False, SizeOnly("the store keeps no checksum of it", XXH3)),
-        (9, MD5, None, {"sha256": "AAE="}, False, WholeFile("sha256", "0001")),
-        (20, f"{MD5}-3", 8, {}, True, MultipartMD5(f"{MD5}-3", (8,), False, Segments(8, "md5"))),
-        (200, f"{MD5}-2", 100, {}, True, MultipartMD5(f"{MD5}-2", (100,), False, None)),
-        (44, f"{MD5}-3", None, {}, True, MultipartMD5(f"{MD5}-3", (), True, XXH3)),
-        (20 * MIB, f"{MD5}-3", None, {}, True, MultipartMD5(f"{MD5}-3", (8 * MIB,), True, XXH3)),
-        (20 * MIB, f"{MD5}-3", 5 * MIB, {}, True, MultipartMD5(f"{MD5}-3", (8 * MIB,), True, XXH3)),
+        (9, MD5, None, {"sha256": b64(bytes(32))}, False, WholeFile("sha256", "0" * 64)),
+        (9, MD5, None, {"crc32": b64(b"abcd"), "sha1": b64(bytes(20))}, True, WholeFile("crc32", "61626364")),
+        (9, MD5, None, {"crc32": "not base64"}, True, WholeFile("md5", MD5)),
+        (9, MD5, None, {"crc32": b64(b"too long")}, False, SizeOnly("the store keeps no checksum of it", XXH3)),
+        (
+            20,
+            f"{MD5}-3",
+            8,
+            {"crc32": f"{b64(b'abcd')}-3"},
+            True,
+            Composite("crc32", "61626364-3", (8,), False, Segments(8, "crc32")),
+        ),
+        (9, "12345678", None, {}, True, SizeOnly("the store keeps no checksum of it", XXH3)),
+        (20, f"{MD5}-3", 8, {}, True, Composite("md5", f"{MD5}-3", (8,), False, Segments(8, "md5"))),
+        (200, f"{MD5}-2", 100, {}, True, Composite("md5", f"{MD5}-2", (100,), False, None)),
+        (44, f"{MD5}-3", None, {}, True, Composite("md5", f"{MD5}-3", (), True, XXH3)),
+        (20 * MIB, f"{MD5}-3", None, {}, True, Composite("md5", f"{MD5}-3", (8 * MIB,), True, XXH3)),
+        (20 * MIB, f"{MD5}-3", 5 * MIB, {}, True, Composite("md5", f"{MD5}-3", (8 * MIB,), True, XXH3)),
         (9, "opaque", None, {}, True, SizeOnly("the store keeps no checksum of it", XXH3)),
     ],
 )
@@ -105,7 +122,7 @@ def test_a_guessed_part_size_that_fits_nothing_is_told_apart_from_corruption(tmp
     etag = hashlib.md5(hashlib.md5(b"x" * 6).digest() + hashlib.md5(b"x" * 4).digest()).hexdigest() + "-2"
 
     def verify(*candidates: int, guessed: bool) -> str:
-        return MultipartMD5(etag, candidates, guessed, streamed=None).verify(path, [])
+        return Composite("md5", etag, candidates, guessed, streamed=None).verify(path, [])
 
     assert verify(5, 6, guessed=True) == "md5-multipart"
     assert verify(5, 7, guessed=True).startswith("size (part size")

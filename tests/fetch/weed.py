@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
@@ -24,7 +24,10 @@ _PORTS = (
 
 
 class Weed:
-    """`with Weed(folder) as server`: up when entered; `server.client` may write to `BUCKET`."""
+    """`with Weed(folder) as server`: up when entered; `server.client` may write to `BUCKET`.
+
+    `server.with_checksums` leaves CRC32s beside objects, `server.client` does not.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -32,6 +35,7 @@ class Weed:
         self.port = self._ports["s3.port"]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.client = s3_client(self.endpoint)
+        self.with_checksums = s3_client(self.endpoint, checksums="when_supported")
 
     def __enter__(self) -> Weed:
         config = self._folder / "s3.json"
@@ -59,6 +63,7 @@ class Weed:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
+        self.with_checksums.close()
         self._process.kill()  # SIGTERM takes it 25 s
         self._process.wait()
 
@@ -86,7 +91,7 @@ class Weed:
                 time.sleep(0.05)
 
 
-def s3_client(endpoint: str) -> Any:
+def s3_client(endpoint: str, *, checksums: Literal["when_required", "when_supported"] = "when_required") -> Any:
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint,
@@ -96,7 +101,7 @@ def s3_client(endpoint: str) -> Any:
         config=Config(
             s3={"addressing_style": "path"},
             retries={"total_max_attempts": 1},
-            request_checksum_calculation="when_required",
+            request_checksum_calculation=checksums,
             response_checksum_validation="when_required",
         ),
     )
