@@ -93,6 +93,35 @@ def test_regex_choice_and_grammar(compiler: GrammarCompiler, text_of: Callable[[
     assert re.fullmatch("[0-9]{3}|none", text_of(walk(constraint_of(compiler, sampling), seed)))
 
 
+_CHARACTERS = st.characters(codec="utf-8") | st.sampled_from(['"', "\\", "\n", "a", "b", "\u00e9", "\u00e8"])
+_CHOICE = st.text(_CHARACTERS, min_size=1)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(choices=st.lists(_CHOICE, min_size=1, max_size=8), data=st.data())
+@example(choices=["a", "ab", "abc", "abd", "b"], data=None)
+@example(choices=['say "no"', "two\nlines", "\U0001f600", "\U0001f601", "\x7f\x00", "(?i)a|b", "|", "/a/"], data=None)
+@example(choices=["x" * 700, "x" * 699 + "y"], data=None)
+def test_an_answer_is_one_of_the_choices_and_each_of_them_can_be(
+    compiler: GrammarCompiler, text_of: Callable[[list[int]], str], choices: list[str], data: st.DataObject | None
+) -> None:
+    tokenizer = LLTokenizer("byte")
+    beginning = LLMatcher(tokenizer, sources.combine(sources.of_choices(choices)))
+
+    def accepts(text: str) -> bool:
+        matcher, tokens = beginning.deep_copy(), list(text.encode())
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    others = {choice[:-1] for choice in choices} | {choice + "a" for choice in choices} | {choices[0] + choices[-1]}
+    if data is not None:
+        others |= {data.draw(_CHOICE), data.draw(st.sampled_from(choices)) + data.draw(_CHOICE)}
+    for text in {*choices, *others}:
+        assert accepts(text) == (text in choices), text
+    for seed in range(3):
+        constraint = constraint_of(compiler, params(sources.of_choices(choices)))
+        assert text_of(walk(constraint, seed)) in choices
+
+
 @pytest.mark.parametrize(
     ("pattern", "fits", "fits_not"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import lru_cache
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
@@ -11,6 +12,10 @@ from tandem_runtime.core.errors import GrammarError
 
 MAX_SOURCE_CHARS = 64 * 1024
 """With the limits below, any grammar of this size compiles, or is refused, in well under a second."""
+
+ENCODED_CHARS = 64
+"""At least so many characters are encoded to find the next token where a grammar leaves no choice, and less than twice
+as many: the whole text was encoded anew for each of its tokens."""
 
 
 def _limits(*, grammar_size: int, lexer_fuel: int, lexer_states: int) -> LLParserLimits:
@@ -79,9 +84,17 @@ class _Tokenizer:
         self.eos_token_id = eos_token_id
         self.bos_token_id = None
         self._encode = encode
+        self._encode_piece = lru_cache(1024)(encode)
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._encode(text.decode("utf-8", "replace"))
+        """Of all that must follow, one token is used before this is asked again, about what is left then. So only the
+        beginning is encoded as the model would; pieces behind it end up the same for many beginnings."""
+        whole = text.decode("utf-8", "replace")
+        begun = min(len(whole), ENCODED_CHARS + len(whole) % ENCODED_CHARS)
+        token_ids = list(self._encode(whole[:begun]))
+        for at in range(begun, len(whole), ENCODED_CHARS):
+            token_ids += self._encode_piece(whole[at : at + ENCODED_CHARS])
+        return token_ids
 
 
 def explain(matcher: LLMatcher) -> str:
