@@ -165,8 +165,8 @@ async def test_history_with_calls_and_results(client: openai.AsyncOpenAI) -> Non
     """Both are in the next prompt, where the template puts them."""
     named: Any = {"type": "function", "function": {"name": "now"}}
     first = await answer(client, tools=[NOW], tool_choice=named)
-    call = first.message.tool_calls[0]
     said = first.message.model_dump(exclude_none=True)
+    [call] = said["tool_calls"]
 
     async def prompt_tokens(*history: Any) -> int:
         whole = await client.chat.completions.create(
@@ -179,9 +179,9 @@ async def test_history_with_calls_and_results(client: openai.AsyncOpenAI) -> Non
         await prompt_tokens(*history)
         for history in (
             [],
-            [said],
-            [said, {"role": "tool", "tool_call_id": call.id, "content": "12:00"}],
-            [said, {"role": "tool", "tool_call_id": call.id, "content": "12:00, half past twelve elsewhere"}],
+            [{"role": "assistant", "content": ""}],
+            [said, {"role": "tool", "tool_call_id": call["id"], "content": "12:00"}],
+            [said, {"role": "tool", "tool_call_id": call["id"], "content": "12:00, half past twelve elsewhere"}],
         )
     ]
     assert sorted(set(counts)) == counts

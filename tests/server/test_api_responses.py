@@ -15,6 +15,8 @@ from support.api_server import Server
 from support.scripted_engine import TRACE
 from tandem_runtime.server.protocol.response_output import EVENTS
 
+CALL = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "a", "output": "x"}
 THOUGHT = "<think>\nHm, easy.\n</think>\n\nHello."
 
 
@@ -181,6 +183,10 @@ async def test_logprobs_are_those_of_the_text(server: Server, client: openai.Asy
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
         ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id"),
+        ({"input": [OUTPUT]}, "input[0].call_id"),
+        ({"input": [OUTPUT, CALL]}, "input[0].call_id"),
+        ({"input": [OUTPUT | {"call_id": "b"}, CALL, OUTPUT]}, "input[0].call_id"),
+        ({"input": [{"role": "user", "content": "x"}, CALL]}, "input[1]"),
         ({"input": "x" * 2000}, "input"),
         ({"chat_template_kwargs": {"mood": 1}}, "chat_template_kwargs.mood"),
         ({"reasoning": {"effort": "extreme"}}, "reasoning.effort"),

@@ -95,7 +95,7 @@ class ChatFormat:
             message=ChatMessage(
                 content=content if content or not (reasoning or calls) else None,
                 reasoning_content=reasoning or None,
-                tool_calls=calls,
+                tool_calls=calls or UNSET,
             ),
             logprobs=self._logprobs(one.scored),
             finish_reason=one.choice.finish,

@@ -76,7 +76,7 @@ class ChatMessage(_Answer):
     """Null when the answer ended inside its reasoning."""
     reasoning_content: str | None
     role: Literal["assistant"] = "assistant"
-    tool_calls: list[MessageToolCall] = []
+    tool_calls: list[MessageToolCall] | UnsetType = UNSET
     refusal: None = None
 
 

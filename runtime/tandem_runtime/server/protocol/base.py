@@ -106,7 +106,7 @@ def _refusal(model: type[RequestModel], body: dict[str, Any], invalid: Validatio
         return RequestError(f"'{name}': {_joined([one['msg'] for one in candidates])}", param=name)
     # A check across fields names the one at fault first.
     message = error["msg"].removeprefix("Value error, ")
-    quoted = re.match(r"'([\w.]+)'", message)
+    quoted = re.match(r"'([\w.\[\]]+)'", message)
     return RequestError(message, param=quoted[1] if quoted else None)
 
 

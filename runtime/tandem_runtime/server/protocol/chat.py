@@ -10,7 +10,7 @@ from tandem_runtime.core.sampling import MAX_LOGPROBS
 from tandem_runtime.server.protocol.base import RequestModel, not_supported
 from tandem_runtime.server.protocol.common import GenerationRequest, TokenCount
 from tandem_runtime.server.protocol.conversation import Conversation, ConversationRequest
-from tandem_runtime.server.protocol.messages import Messages
+from tandem_runtime.server.protocol.messages import Messages, check_calls
 from tandem_runtime.server.protocol.thinking import EFFORT_NOTE, Effort
 from tandem_runtime.server.protocol.tools import (
     CHOICE_NOTE,
@@ -66,6 +66,7 @@ class ChatRequest(GenerationRequest, ConversationRequest):
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("'max_tokens' and 'max_completion_tokens' differ; give one")
         self._tool_use()
+        check_calls(self.messages)
         return self
 
     @property

@@ -95,6 +95,38 @@ Message = Annotated[
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
+def check_calls(messages: list[Message]) -> None:
+    """Every call has its result, and every result its call, as OpenAI insists. Raises `ValueError` that names which."""
+    calling = 0
+    """The message whose calls are being answered."""
+    called: set[str] = set()
+    missing: set[str] = set()
+    for index, message in enumerate(messages):
+        if isinstance(message, ToolMessage):
+            if not called:
+                raise ValueError(f"'messages[{index}]' has the role 'tool', but follows no message with 'tool_calls'")
+            if message.tool_call_id not in called:
+                raise ValueError(
+                    f"'messages[{index}].tool_call_id' is {message.tool_call_id!r}, which is no call of "
+                    f"'messages[{calling}]'"
+                )
+            missing.discard(message.tool_call_id)
+            continue
+        _check_answered(missing, calling)
+        calls = message.tool_calls if isinstance(message, AssistantMessage) else None
+        calling, called = index, {call.id for call in calls or ()}
+        missing = set(called)
+    _check_answered(missing, calling)
+
+
+def _check_answered(missing: set[str], calling: int) -> None:
+    if missing:
+        raise ValueError(
+            f"'messages[{calling}].tool_calls' must be followed by a message with the role 'tool' for each call; there "
+            f"is none for {min(missing)!r}"
+        )
+
+
 def for_template(messages: list[Message]) -> list[dict[str, Any]]:
     """Parts are joined by line breaks, a refusal is what the assistant said, `developer` is a system message, and
     content is always a string.

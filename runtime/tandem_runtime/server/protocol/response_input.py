@@ -119,6 +119,20 @@ InputItem = Annotated[
 InputItems = Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
+def check_calls(items: str | list[InputItem]) -> None:
+    """Every call has its output, and every output its call, as OpenAI insists. Raises `ValueError` that names which."""
+    if isinstance(items, str):
+        return
+    calls = {item.call_id: index for index, item in enumerate(items) if isinstance(item, FunctionCallItem)}
+    outputs = {item.call_id: index for index, item in enumerate(items) if isinstance(item, FunctionOutputItem)}
+    for call_id, index in outputs.items():
+        if calls.get(call_id, index) >= index:
+            raise ValueError(f"'input[{index}].call_id' is {call_id!r}, which is no function call before it")
+    for call_id, index in calls.items():
+        if call_id not in outputs:
+            raise ValueError(f"'input[{index}]' is the function call {call_id!r}, for which there is no output")
+
+
 def to_messages(items: str | list[InputItem], instructions: str | None) -> list[Message]:
     """Reasoning, text and function calls that follow one another are one message of the assistant."""
     messages: list[Message] = []

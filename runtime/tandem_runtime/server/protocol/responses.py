@@ -11,7 +11,7 @@ from tandem_runtime.core.sampling import MAX_LOGPROBS
 from tandem_runtime.server.protocol.base import JsonObject, Off, RequestModel, ignored, not_supported
 from tandem_runtime.server.protocol.common import TokenCount
 from tandem_runtime.server.protocol.conversation import Conversation, ConversationRequest
-from tandem_runtime.server.protocol.response_input import InputItems, to_messages
+from tandem_runtime.server.protocol.response_input import InputItems, check_calls, to_messages
 from tandem_runtime.server.protocol.response_tools import FunctionTools, NamedFunctionTool
 from tandem_runtime.server.protocol.structure import (
     JsonObjectFormat,
@@ -80,6 +80,7 @@ class ResponsesRequest(ConversationRequest):
     @model_validator(mode="after")
     def _consistent_tools(self) -> ResponsesRequest:
         self._tool_use()
+        check_calls(self.input)
         return self
 
     @property
