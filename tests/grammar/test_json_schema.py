@@ -17,7 +17,7 @@ import pytest
 from support.slow_grammars import ByteCompiler
 from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.grammar import sources
-from tandem_runtime.grammar.json_schema import ENFORCED, FORMATS, REFUSED
+from tandem_runtime.grammar.json_schema import ENFORCED, FORMATS, OTHER_FORMATS, REFUSED
 
 API_PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 COMPILER = ByteCompiler()
@@ -115,7 +115,7 @@ REFUSED_BY_EXAMPLE: dict[str, tuple[dict[str, Any], Any]] = {
 
 WITHOUT_MEANING = [
     "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment", "$id", "$anchor",
-    "$dynamicAnchor", "$vocabulary", "contentMediaType", "contentEncoding", "contentSchema", "discriminator",
+    "example", "$dynamicAnchor", "$vocabulary", "contentMediaType", "contentEncoding", "contentSchema", "discriminator",
     "nullable", "x-guidance", "made_up",
 ]  # fmt: skip
 
@@ -166,6 +166,11 @@ def test_what_says_nothing_about_an_answer_is_accepted(keyword: str) -> None:
     [
         {"type": "array", "uniqueItems": False},
         {"type": "object", "unevaluatedProperties": True},
+        {"type": "object", "propertyNames": {"type": "string"}},
+        {"type": "number", "default": 1e300, "examples": [2**63]},
+        {"type": "string", "pattern": "^(a|[(?=]|\\\\b|(?:c))$"},
+        {"type": "object", "properties": {"next": {"oneOf": [{"$ref": "#"}, {"type": "null"}]}}},
+        {"oneOf": [{"$ref": "#/$defs/a", "title": "A"}, {"type": "null"}], "$defs": {"a": {"type": "array"}}},
         {"type": "object", "properties": {"not": {"type": "null"}, "if": {}}},
         {"enum": [{"not": 1, "uniqueItems": True}]},
         {"const": {"oneOf": [1, 2]}},
@@ -189,6 +194,12 @@ def test_exact_though_it_looks_otherwise(schema: Any) -> None:
     [
         ({"type": "string", "format": "zorp"}, "the format 'zorp' at # .* use a pattern, or one of date, "),
         ({"format": "unknown"}, "the format 'unknown' at #"),
+        ({"type": "string", "format": "iri"}, "the format 'iri' at #"),
+        ({"type": "string", "pattern": "^(?!a)"}, "'pattern' that looks around or back at #"),
+        ({"type": "string", "pattern": "(?<=a)b"}, "'pattern' that looks around or back at #"),
+        ({"type": "string", "pattern": "\\bb"}, "'pattern' that looks around or back at #"),
+        ({"type": "string", "pattern": "(a)\\1"}, "'pattern' that looks around or back at #"),
+        ({"type": "object", "additionalProperties": {"oneOf": [{"$ref": "#"}, {"type": "object"}]}}, "0 and 1"),
         ({"type": "object", "minProperties": 1}, "'minProperties' at # .* additionalProperties false"),
         ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "'oneOf', whose alternatives 0 and 1 may both hold"),
         ({"oneOf": [{"const": 1}, {"enum": [2, 1.0]}]}, "alternatives 0 and 1"),
@@ -248,6 +259,58 @@ def test_control_characters_are_not_left_out(schema: Any, text: str) -> None:
     assert not accepts(schema, '"0"')
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"const": "\x01"}}},
+        {"type": "object", "properties": {"a\x0b": {"type": "integer"}}},
+        {"type": "object", "patternProperties": {"^a$": {"type": "integer"}, "b": {"pattern": "\\x01"}}},
+    ],
+)
+def test_control_characters_give_no_property_a_second_spelling(schema: Any) -> None:
+    """Symptom: {"\\u0061": "x"} was an answer where "a" had to be an integer, if some other text needed \\u."""
+    with pytest.raises(GrammarError, match="properties of any name, beside control characters"):
+        sources.of_json_schema(schema, strict=True)
+    assert accepts(schema, '{"\\u0061\\u000b": "x"}', strict=False)
+    closed_too = schema | {"additionalProperties": False}
+    if "properties" in schema:
+        assert not accepts(closed_too, '{"\\u0061": "x"}')
+        assert not accepts(closed_too, '{"a\\u000B": "x"}')
+
+
+@pytest.mark.parametrize("pattern", ["^[^\\x00-\\x1f\\x7f]+$", "^[\\u0009\\u000a\\u0020-\\u00ff]+$"])
+def test_a_class_with_others_beside_control_characters_needs_no_spelling(pattern: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}}
+    assert accepts(schema, '{"a": "b"}')
+    assert not accepts(schema, '{"\\u0061": 1}')
+
+
+@pytest.mark.parametrize("pattern", ["[" * 30_000, "[\\x01" * 8_000, "[-" * 15_000, "(?" * 15_000, "\\" * 30_001])
+def test_patterns_are_read_in_bounded_time(pattern: str) -> None:
+    began = time.process_time()
+    with suppress(GrammarError):
+        sources.of_json_schema({"type": "string", "pattern": pattern}, strict=True)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("blank", ["\n\n", "  ", "\t", "\n" + " " * 65, "\r"])
+@pytest.mark.parametrize(
+    "form", ['{%s"a":[1]}', '{"a"%s:[1]}', '{"a":%s[1]}', '{"a":[1]%s}', '{"a":[1]}%s', '%s{"a":[1]}']
+)
+def test_a_model_cannot_lose_itself_in_blanks(form: str, blank: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array"}}}
+    assert accepts(schema, form.replace("%s", ""))
+    assert not accepts(schema, form.replace("%s", blank))
+
+
+@pytest.mark.parametrize("indent", [None, 1, 2, 4, 8, "\t"])
+def test_common_layouts_are_possible(indent: int | str | None) -> None:
+    instance = {"a": [1, {"b": {"c": [[], {}, "d"]}}], "e": None}
+    assert accepts({"type": "object"}, json.dumps(instance, indent=indent))
+    assert accepts({"type": "object"}, json.dumps(instance, indent=indent).replace("\n", "\r\n"))
+    assert accepts({"type": "object"}, json.dumps(instance, separators=(",", ":")))
+
+
 def test_the_page_lists_the_same_keywords() -> None:
     page = API_PAGE.read_text()
 
@@ -258,3 +321,4 @@ def test_the_page_lists_the_same_keywords() -> None:
     assert listed("enforced") == set(ENFORCED)
     assert listed("refused when strict, else ignored") == set(REFUSED)
     assert listed("`format`") == FORMATS
+    assert listed("`format` when strict refused, else ignored") == OTHER_FORMATS

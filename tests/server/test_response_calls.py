@@ -204,7 +204,7 @@ async def test_the_clients_own_accumulation(client: openai.AsyncOpenAI) -> None:
     [
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].name"),
-        ({"tools": [NOW, NOW]}, None),
+        ({"tools": [NOW, NOW]}, "tools"),
         ({"tools": [NOW | {"parameters": {"type": "array"}}], "tool_choice": "required"}, "tools"),
         ({"tools": [NOW | {"defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tools": [NOW | {"allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),

@@ -78,7 +78,7 @@ SECTIONS = (
         "Functions in `tools` of a response",
         response_tools.FunctionTool,
         responses.FunctionToolParam,
-        "All other kinds of tools are refused. Without `strict` a function is not strict.",
+        "All other kinds of tools are refused. Without `strict` a function is strict where it must be called.",
     ),
     Section("`reasoning`", own_responses.Reasoning, shared_params.Reasoning),
     Section("`text`", own_responses.TextOptions, responses.ResponseTextConfigParam),

@@ -5,11 +5,14 @@ The keywords are those of the drafts 4 to 2020-12. Strict schemas are exact: wha
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from tandem_runtime.core.errors import GrammarError
+from tandem_runtime.grammar.control_characters import has_control_characters
+from tandem_runtime.grammar.distinction import Distinction, types_of
 
 Schema = Mapping[str, Any] | bool
 Below = Literal["schema", "schemas", "named", "none"]
@@ -24,7 +27,7 @@ ENFORCED: dict[str, Below] = {
     "minLength": "none", "maxLength": "none", "pattern": "none", "format": "none",
     "minimum": "none", "maximum": "none", "exclusiveMinimum": "none", "exclusiveMaximum": "none", "multipleOf": "none",
 }  # fmt: skip
-"""`oneOf`, `minProperties` and `format` only as `_Reader` says."""
+"""`oneOf`, `minProperties`, `pattern` and `format` only as `_Reader` says."""
 
 REFUSED: dict[str, str] = {
     "not": "say what is allowed instead",
@@ -32,54 +35,65 @@ REFUSED: dict[str, str] = {
     "dependentRequired": "use anyOf", "dependentSchemas": "use anyOf", "dependencies": "use anyOf",
     "propertyNames": "use patternProperties with additionalProperties false",
     "unevaluatedProperties": "use additionalProperties", "unevaluatedItems": "use items",
-    "uniqueItems": "check the answer", "contains": "use prefixItems, or check the answer",
-    "minContains": "check the answer", "maxContains": "check the answer",
+    "uniqueItems": "leave it out", "contains": "use prefixItems", "minContains": "leave it out",
+    "maxContains": "leave it out",
     "$dynamicRef": "use $ref", "$recursiveRef": "use $ref",
 }  # fmt: skip
 """With what to do instead. Unless the schema is strict, these are ignored."""
 
 FORMATS = frozenset(["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"])
 """29 February is a date in every year, 23:59:60 a time on every day."""
+OTHER_FORMATS = frozenset([
+    "idn-email", "idn-hostname", "iri", "iri-reference", "json-pointer", "regex", "relative-json-pointer",
+    "uri-reference", "uri-template",
+])  # fmt: skip
+"""Of the standard too, but not enforced. Any other is foreign: it says nothing to who validates an answer."""
+
+ANNOTATIONS = frozenset([
+    "title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment",
+])  # fmt: skip
+"""Not worth a grammar's room; and a default may be a number that no grammar should hold."""
 
 _HARMLESS: dict[str, Sequence[Any]] = {
     "uniqueItems": [False], "unevaluatedProperties": [True, {}], "unevaluatedItems": [True, {}], "minContains": [0],
+    "propertyNames": [True, {}, {"type": "string"}],
 }  # fmt: skip
 """Values that allow everything."""
+_PARTS = re.compile(r"\\.|\[(?:\\.|[^\[\]\\])*\]|\(\?<?[=!]", re.DOTALL)
+_LOOK = re.compile(r"\(.*|\\[bB1-9k]")
+"""Of a pattern's parts, one that looks around, or back at what was matched."""
 _DIALECTS = (
     *(f"http://json-schema.org/draft-0{number}/schema" for number in (4, 6, 7)),
     "https://json-schema.org/draft/2019-09/schema",
 )
 """Others are taken for the newest."""
-_MOST_STEPS = 10_000
-_MOST_DEPTH = 64
-"""In search of why no two alternatives of a `oneOf` have a value in common."""
 
 
-def enforceable(schema: Schema, *, strict: bool) -> Schema:
-    """`schema` without what cannot be enforced; `strict`: raises `GrammarError` for that, with its place."""
-    kept: Schema = _Reader(schema, strict).read(schema, "#")
+def enforceable(schema: Schema, *, strict: bool, foreign_formats: bool) -> Schema:
+    """`schema` without what cannot be enforced; `strict`: raises `GrammarError` for that, with its place.
+
+    `foreign_formats`: formats that the standard does not define are ignored all the same.
+    """
+    reader = _Reader(schema, strict, foreign_formats)
+    kept: Schema = reader.read(schema, "#")
+    if strict and reader.open_object is not None and has_control_characters(kept):
+        # Where \\u is allowed, "\\u0061" is a property beside "a" to the grammar, and the same to its reader.
+        raise _refusal(
+            "an object with properties of any name, beside control characters elsewhere,",
+            reader.open_object,
+            "say additionalProperties false",
+        )
     return kept
 
 
-class _Facts(NamedTuple):
-    """What tells a schema from others."""
-
-    types: set[str] | None
-    values: frozenset[Hashable] | None
-    """As `_frozen`; None: not a list of values."""
-    required: set[str]
-    """Properties, of those that it describes."""
-
-
 class _Reader:
-    def __init__(self, root: Schema, strict: bool) -> None:
+    def __init__(self, root: Schema, strict: bool, foreign_formats: bool) -> None:
+        self.open_object: str | None = None
+        """Where the first one is that describes properties and allows others."""
         self._root = root
         self._strict = strict
-        self._steps = 0
-        self._asked: set[tuple[int, int]] = set()
-        """Pairs of schemas, by their ids, that are being compared: schemas may refer to themselves."""
-        self._facts: dict[int, _Facts] = {}
-        """By a schema's id: each is compared with many."""
+        self._foreign_formats = foreign_formats
+        self._distinction = Distinction(root)
 
     def read(self, schema: Any, path: str) -> Any:
         if not isinstance(schema, Mapping):
@@ -89,8 +103,10 @@ class _Reader:
             if key in REFUSED:
                 if self._strict and value not in _HARMLESS.get(key, ()):
                     raise _refusal(f"'{key}'", path, REFUSED[key])
-            elif self._is_kept(key, schema, path):
+            elif key not in ANNOTATIONS and self._is_kept(key, schema, path):
                 made[key] = self._below(ENFORCED.get(key, "none"), value, f"{path}/{key}")
+        if self.open_object is None and not _is_closed(schema) and _names_properties(schema):
+            self.open_object = path
         if self._strict and isinstance(schema.get("oneOf"), list):
             self._check_one_of(schema["oneOf"], path)
             others = made["allOf"] if isinstance(made.get("allOf"), list) else []
@@ -114,143 +130,56 @@ class _Reader:
             case "$schema":
                 return isinstance(schema[key], str) and schema[key].rstrip("#") in _DIALECTS
             case "format":
-                types = _types(schema)
-                known = (isinstance(schema[key], str) and schema[key] in FORMATS) or (
-                    types is not None and "string" not in types
-                )
-                if self._strict and not known:
-                    raise _refusal(
-                        f"the format {schema[key]!r}", path, f"use a pattern, or one of {', '.join(sorted(FORMATS))}"
-                    )
-                return known
+                return self._is_format_kept(schema, path)
+            case "pattern":
+                looks = isinstance(schema[key], str) and any(map(_LOOK.fullmatch, _PARTS.findall(schema[key])))
+                if self._strict and looks:
+                    raise _refusal("a 'pattern' that looks around or back", path, "write it without")
+                return not looks
             case "minProperties":
                 if self._strict and not _counts_surely(schema):
                     raise _refusal("'minProperties'", path, "name the properties, with additionalProperties false")
         return True
 
+    def _is_format_kept(self, schema: Mapping[str, Any], path: str) -> bool:
+        named, types = schema["format"], types_of(schema)
+        known = isinstance(named, str) and named in FORMATS
+        of_no_string = types is not None and "string" not in types
+        foreign = isinstance(named, str) and named not in OTHER_FORMATS
+        if self._strict and not (known or of_no_string or (foreign and self._foreign_formats)):
+            raise _refusal(f"the format {named!r}", path, f"use a pattern, or one of {', '.join(sorted(FORMATS))}")
+        return known
+
     def _check_one_of(self, options: list[Any], path: str) -> None:
         for (i, one), (j, other) in combinations(enumerate(options), 2):
-            if not self._apart(one, other):
+            if not self._distinction.apart(one, other):
                 raise _refusal(
                     f"'oneOf', whose alternatives {i} and {j} may both hold,",
                     path,
                     "use anyOf, or give them different types or a required property with a different const each",
                 )
 
-    def _apart(self, one: Any, other: Any) -> bool:
-        """Whether surely no value satisfies both."""
-        self._steps += 1
-        one, other = self._resolved(one), self._resolved(other)
-        pair = (id(one), id(other))
-        if pair in self._asked or len(self._asked) >= _MOST_DEPTH or self._steps > _MOST_STEPS:
-            return False
-        self._asked.add(pair)
-        try:
-            return self._differ(one, other)
-        finally:
-            self._asked.remove(pair)
-
-    def _differ(self, one: Any, other: Any) -> bool:
-        """As `_apart`, of schemas that are no mere references."""
-        if not isinstance(one, Mapping) or not isinstance(other, Mapping):
-            return one is False or other is False
-        for a, b in ((one, other), (other, one)):
-            if isinstance(branches := a.get("anyOf", a.get("oneOf")), list) and all(
-                self._apart(branch, b) for branch in branches
-            ):
-                return True
-        mine, theirs = self._facts_of(one), self._facts_of(other)
-        if mine.types is not None and theirs.types is not None and not mine.types & theirs.types:
-            return True
-        if mine.values is not None and theirs.values is not None:
-            return mine.values.isdisjoint(theirs.values)
-        if mine.types != {"object"} or theirs.types != {"object"}:
-            return False
-        return any(
-            self._apart(one["properties"][name], other["properties"][name])
-            for name in sorted(mine.required & theirs.required)
-        )
-
-    def _facts_of(self, schema: Mapping[str, Any]) -> _Facts:
-        if (facts := self._facts.get(id(schema))) is None:
-            values = _values(schema)
-            frozen = None if values is None else frozenset(map(_frozen, values))
-            facts = self._facts[id(schema)] = _Facts(_types(schema), frozen, _required_properties(schema))
-        return facts
-
-    def _resolved(self, schema: Any) -> Any:
-        """Where it is nothing but a reference into the schema, what it refers to; True where that is not told."""
-        seen = 0
-        while isinstance(schema, Mapping) and isinstance(ref := schema.get("$ref"), str) and ref.startswith("#/"):
-            seen += 1
-            if seen > 20 or any(key in ENFORCED for key in schema if key != "$ref"):
-                return True
-            schema = self._root
-            for part in ref[2:].split("/"):
-                name = part.replace("~1", "/").replace("~0", "~")
-                schema = schema.get(name, True) if isinstance(schema, Mapping) else True
-        return schema
-
-
-def _types(schema: Mapping[str, Any]) -> set[str] | None:
-    """None: any. An integer is a number."""
-    named = schema.get("type")
-    if named is None:
-        values = _values(schema)
-        return None if values is None else {_type_of(value) for value in values}
-    listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
-    return {"number" if name == "integer" else name for name in listed if isinstance(name, str)}
-
-
-def _type_of(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-        case list():
-            return "array"
-    return "object"
-
-
-def _values(schema: Mapping[str, Any]) -> list[Any] | None:
-    """None: not a list of values."""
-    if "const" in schema:
-        return [schema["const"]]
-    listed = schema.get("enum")
-    return listed if isinstance(listed, list) else None
-
-
-def _frozen(value: Any) -> Hashable:
-    """Equal for equal JSON, where 1 is 1.0 but not true."""
-    if isinstance(value, Mapping):
-        return "object", frozenset((name, _frozen(child)) for name, child in value.items())
-    if isinstance(value, list):
-        return "array", tuple(map(_frozen, value))
-    return _type_of(value), value
-
-
-def _required_properties(schema: Mapping[str, Any]) -> set[str]:
-    required, properties = schema.get("required"), schema.get("properties")
-    if not isinstance(required, list) or not isinstance(properties, Mapping):
-        return set()
-    return {name for name in required if isinstance(name, str) and name in properties}
-
 
 def _counts_surely(schema: Mapping[str, Any]) -> bool:
     """Else the same property, written twice, would count as two."""
-    closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
     required, least = schema.get("required"), schema["minProperties"]
-    return closed or (isinstance(required, list) and isinstance(least, int) and least <= len(set(map(str, required))))
+    return _is_closed(schema) or (
+        isinstance(required, list) and isinstance(least, int) and least <= len(set(map(str, required)))
+    )
+
+
+def _is_closed(schema: Mapping[str, Any]) -> bool:
+    """Whether it names every property that an object may have."""
+    return schema.get("additionalProperties") is False and not schema.get("patternProperties")
+
+
+def _names_properties(schema: Mapping[str, Any]) -> bool:
+    return bool(schema.get("properties") or schema.get("patternProperties"))
 
 
 def _refusal(what: str, path: str, remedy: str) -> GrammarError:
     return GrammarError(
-        f"{what} at {path} cannot be enforced: {remedy}, or ask without 'strict', which does not insist on it"
+        f'{what} at {path} cannot be enforced: {remedy}, or say "strict": false, which ignores it, and check the answer'
     )
 
 

@@ -12,6 +12,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.grammar.compiler import MAX_SOURCE_CHARS
+from tandem_runtime.grammar.control_characters import has_control_characters
 from tandem_runtime.grammar.json_schema import enforceable
 
 _WHITESPACE = r" ?|\r?\n[ \t]{0,64}"
@@ -19,8 +20,8 @@ _WHITESPACE = r" ?|\r?\n[ \t]{0,64}"
 
 _ESCAPES = 'bfnrt\\"'
 """One way to write each character: "\\u0061" would be a property of its own to the grammar, and "a" to its reader."""
-_CONTROL = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]|\\(x[017{]|u00|u\{|[acev0])")
-"""Characters, or a pattern's words for them, that have no other way: without it llguidance leaves them out."""
+_CONTROL_ESCAPES = _ESCAPES + "u"
+"""Where a schema has control characters: without it llguidance leaves them out."""
 
 _ASCII_CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
 """What a pattern's classes mean to those who write it; to Rust "\\d" is any of 700 digits of all scripts."""
@@ -40,16 +41,17 @@ def check_size(source: Any) -> None:
         raise GrammarError(f"has {len(text)} characters; at most {MAX_SOURCE_CHARS} are allowed")
 
 
-def of_json_schema(schema: Mapping[str, Any] | bool, *, strict: bool) -> Part:
+def of_json_schema(schema: Mapping[str, Any] | bool, *, strict: bool, foreign_formats: bool = False) -> Part:
     """`strict`: exactly; else keywords that cannot be enforced are ignored, and `oneOf` is taken as `anyOf`.
 
-    Raises `GrammarError` for strict schemas that cannot be enforced, and for numbers beyond 2^53.
+    Raises `GrammarError` for strict schemas that cannot be enforced, with `foreign_formats` or without (see
+    `enforceable`), and for numbers beyond 2^53.
     """
-    _check_numbers(schema)
-    kept = enforceable(schema, strict=strict)
+    kept = enforceable(schema, strict=strict, foreign_formats=foreign_formats)
+    _check_numbers(kept)
     options = {
         "whitespace_pattern": _WHITESPACE,
-        "json_allowed_escapes": _ESCAPES + "u" * _has_control(kept),
+        "json_allowed_escapes": _CONTROL_ESCAPES if has_control_characters(kept) else _ESCAPES,
         "coerce_one_of": not strict,
         "lenient": not strict,
     }
@@ -78,7 +80,8 @@ def _in_ascii(escaped: re.Match[str]) -> str:
 
 
 def of_choices(choices: Sequence[str]) -> Part:
-    # One terminal, which is a regular expression: a rule may have two thousand alternatives at most.
+    # One terminal, which is a regular expression: a rule may have two thousand alternatives at most, and a trie of
+    # short terminals takes twice as long to compile and as long for a mask.
     return {"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(choice) for choice in choices)}
 
 
@@ -135,14 +138,6 @@ def _check_numbers(value: Any) -> None:
         raise GrammarError(f"the schema contains {value}; numbers must be between -2^53 and 2^53")
     for child in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
         _check_numbers(child)
-
-
-def _has_control(value: Any) -> bool:
-    if isinstance(value, str):
-        return _CONTROL.search(value) is not None
-    if isinstance(value, Mapping):
-        return any(map(_has_control, value.keys())) or any(map(_has_control, value.values()))
-    return isinstance(value, list) and any(map(_has_control, value))
 
 
 def _part(grammar: str) -> Part:

@@ -19,14 +19,21 @@ class FunctionDefinition(RequestModel):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     description: str | None = None
     parameters: JsonObject | None = Field(None, description="A JSON schema of an object; without it: any object.")
-    strict: bool | None = Field(None, description="Arguments always follow `parameters`, with tool_choice auto too.")
+    strict: bool | None = Field(
+        None,
+        description="Arguments always follow `parameters`, with tool_choice auto too. `false`: what cannot be enforced "
+        "is ignored, even where a call is required.",
+    )
 
 
 class NamedFunction(RequestModel):
     name: str
 
 
-CHOICE_NOTE = "A mode, or one function; `allowed_tools` is refused."
+CHOICE_NOTE = (
+    "A mode, or one function; `allowed_tools` is refused. Beside a format for the answer, `auto` gives either calls or "
+    "that, and a call that must be made comes alone."
+)
 ToolMode = Literal["none", "auto", "required"]
 
 
@@ -51,7 +58,8 @@ class ToolUse:
         """Raises `ValueError` for names that do not fit together."""
         names = [function.name for function in functions]
         if len(set(names)) < len(names):
-            raise ValueError("two of 'tools' have the same name")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"'tools' has two functions named '{twice}'")
         most_calls = 1 if parallel is False else None
         if choice == "none":
             return cls(functions, (), False, most_calls)
@@ -85,23 +93,23 @@ class ToolUse:
         if not self.callable or not (only_calls or any(function.strict for function in self.callable)):
             return None
         try:
-            schemas = {f.name: _arguments(f, exact=self.must_call or bool(f.strict)) for f in self.callable}
+            schemas = {f.name: _arguments(f, free=not (self.must_call or f.strict)) for f in self.callable}
             sources.check_size(schemas)
-            parts = {f.name: _part(f, schemas[f.name]) for f in self.callable}
+            parts = {f.name: self._part(f, schemas[f.name]) for f in self.callable}
             return sources.of_tool_calls(parts, text_between=not only_calls, most_one=self.most_calls == 1)
         except (GrammarError, ValueError, RecursionError) as error:
             raise GrammarError(f"'tools': {error}", param="tools") from error
 
+    def _part(self, function: FunctionDefinition, schema: dict[str, Any]) -> sources.Part:
+        exact = self.must_call if function.strict is None else function.strict
+        try:
+            return sources.of_json_schema(schema, strict=exact, foreign_formats=not function.strict)
+        except GrammarError as error:
+            raise GrammarError(f"in the parameters of '{function.name}', {error}") from error
 
-def _arguments(function: FunctionDefinition, *, exact: bool) -> dict[str, Any]:
+
+def _arguments(function: FunctionDefinition, *, free: bool) -> dict[str, Any]:
     schema = function.parameters or {}
     if schema.get("type", "object") != "object":
         raise GrammarError(f"the parameters of '{function.name}' must be an object, not {schema['type']!r}")
-    return (schema if exact else {}) | {"type": "object"}
-
-
-def _part(function: FunctionDefinition, schema: dict[str, Any]) -> sources.Part:
-    try:
-        return sources.of_json_schema(schema, strict=bool(function.strict))
-    except GrammarError as error:
-        raise GrammarError(f"in the parameters of '{function.name}', {error}") from error
+    return ({} if free else schema) | {"type": "object"}
