@@ -72,8 +72,8 @@ class Resumption:
                 continuation=delivery.continuation,
             )
             left = give_up_at - loop.time()
-            if picked is None or (stays and left <= 0):
-                if delivery.refused_by and not avoid and not stays:
+            if picked is None:
+                if delivery.refused_by and not avoid:
                     raise Lost("refused", cut.error)
                 if stays or left <= 0:
                     raise Lost("no_pod", NoPodAvailable(f"{cut.error.message} No other one could go on."))

@@ -120,6 +120,9 @@ class FakeEngine:
     def posts(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.startswith(("/v1/", "/tokenize", "/detokenize"))]
 
+    async def posted(self, times: int) -> bool:
+        return len(self.posts()) >= times
+
     async def polled(self, times: int) -> None:
         """So many times from now on."""
         until = self.polls + times

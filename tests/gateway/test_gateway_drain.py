@@ -137,6 +137,38 @@ async def test_a_removed_pods_stream_is_offered_again(keys: dict[str, str]) -> N
         assert await stream.resumes("leaving") == 1
 
 
+async def test_a_stream_that_stays_outlives_its_pods_listing(keys: dict[str, str]) -> None:
+    pod, refuses = LiveEngine(words=WORDS, freeze_after=HELD_AT), spare(answer=OTHER_ANSWER)
+    endpoints = GivenEndpoints(pod, refuses)
+    async with held_stream(refuses, pod=pod, endpoints=endpoints, resume_timeout=0.5, **keys) as stream:
+        stream.drain(refuses)
+        await asyncio.wait_for(refuses.arrived.wait(), 20)
+        await pod.polled(3)
+        endpoints.set(refuses)
+        await refuses.polled(3)
+        pod.thawed.set()
+        assert await stream.body() == stream_bytes(WORDS)
+        assert await stream.client.metric(LOST) == 0
+
+
+async def test_a_pod_that_leaves_before_it_goes_on_with_a_stream_is_left_for_good(keys: dict[str, str]) -> None:
+    """There is nothing of it to go back to, nor of the pod before it."""
+    leaves, takes = spare("leaves", hold=asyncio.Event()), spare("takes", answer=FULL)
+    async with held_stream(leaves, takes, pod=breaking(), **keys) as stream:
+        join(leaves)
+        await stream.ready(2)
+        stream.pod.answer = FULL
+        stream.pod.thawed.set()
+        await asyncio.wait_for(leaves.arrived.wait(), 20)
+        join(takes)
+        leaves.status = status("leaves", draining=True, ready=False)
+        await asyncio.wait_for(takes.arrived.wait(), 20)
+        await takes.polled(5)
+        takes.answer = None
+        assert await stream.body() == stream_bytes(WORDS)
+        assert takes.resumed_from == [HELD_AT]
+
+
 async def test_a_resumed_stream_outlives_its_pods_listing(keys: dict[str, str]) -> None:
     """It passed for unanswered to its end: the pod that had it now left, and it broke off where it would have ended."""
     taker = spare(freeze_after=HELD_AT)

@@ -21,13 +21,20 @@ WORDS = 60_000
 
 
 @contextlib.asynccontextmanager
-async def paused(client: Client) -> AsyncIterator[aiohttp.ClientResponse]:
-    """An answer of which nothing was read, and for which the gateway waits."""
+async def unread(client: Client) -> AsyncIterator[aiohttp.ClientResponse]:
+    """An answer of which nothing was read."""
     body = {"model": "m", "stream": True, "messages": []}
     async with aiohttp.ClientSession(connector=narrow_connector(), read_bufsize=1024) as session:
         async with session.post(client.url + CHAT, json=body) as answer:
-            await held_up(client.gateway.api_port)
             yield answer
+
+
+@contextlib.asynccontextmanager
+async def paused(client: Client) -> AsyncIterator[aiohttp.ClientResponse]:
+    """As `unread`, and the gateway waits for its client."""
+    async with unread(client) as answer:
+        await held_up(client.gateway.api_port)
+        yield answer
 
 
 async def test_a_stream_moves_while_its_client_reads_nothing(keys: dict[str, str]) -> None:
@@ -69,8 +76,8 @@ async def test_a_cut_off_stream_tells_a_client_that_reads_on(caplog: pytest.LogC
 async def test_a_client_that_takes_nothing_is_not_a_stalled_pod(keys: dict[str, str]) -> None:
     """Such streams went from pod to pod until they had used up their resumes, and every pod computed them."""
     first, second = LiveEngine(words=WORDS), LiveEngine(words=WORDS)
-    async with first, second, gateway_before(first, second, stall_timeout=1.0, **keys) as client:
-        async with paused(client) as answer:
+    async with first, second, gateway_before(first, second, stall_timeout=2.0, **keys) as client:
+        async with unread(client) as answer:
 
             async def ended() -> bool:
                 return await client.metric('tandem_gateway_streams_lost_total{reason="slow_client"}') == 1
