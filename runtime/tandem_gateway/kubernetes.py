@@ -43,7 +43,8 @@ class ApiServer:
     url: str
     token: ReloadingFile[str]
     """Service-account tokens expire after an hour; kubelet rewrites the file."""
-    tls: ssl.SSLContext | None
+    tls: ReloadingFile[ssl.SSLContext] | None
+    """Clusters get new authorities; kubelet rewrites that file too."""
 
     @classmethod
     def in_cluster(cls, environ: Mapping[str, str], folder: str = SERVICE_ACCOUNT) -> ApiServer:
@@ -54,7 +55,14 @@ class ApiServer:
             raise ValueError(f"--kubernetes-service works only inside a cluster: {missing} is not set") from missing
         host = f"[{host}]" if ":" in host else host
         token = ReloadingFile(f"{folder}/token", str.strip)
-        return cls(f"https://{host}:{port}", token, ssl.create_default_context(cafile=f"{folder}/ca.crt"))
+        return cls(f"https://{host}:{port}", token, ReloadingFile(f"{folder}/ca.crt", _trusting))
+
+
+def _trusting(authorities: str) -> ssl.SSLContext:
+    """`authorities`: certificates in PEM. Raises `ValueError`, `OSError`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=authorities)
+    return context
 
 
 class WatchedEndpoints:
@@ -134,7 +142,7 @@ class WatchedEndpoints:
             self._path,
             params={"labelSelector": self._selector, **query},
             headers={"Authorization": f"Bearer {self._server.token.get()}", "Accept": "application/json"},
-            ssl=self._server.tls or False,
+            ssl=self._server.tls.get() if self._server.tls else False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=self._silence),
         ) as answer:
             if answer.status != 200:

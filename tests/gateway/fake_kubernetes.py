@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class FakeKubernetes:
     """Watches end in good order before they have begun."""
     refuses: int | None = None
     """Status of every answer to a watch."""
+    tls: ssl.SSLContext | None = None
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -39,8 +41,8 @@ class FakeKubernetes:
         app.router.add_get("/api/v1/namespaces/ns/pods", self._serve)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls).start()
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

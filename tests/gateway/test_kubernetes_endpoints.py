@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from gateway.eventually import eventually
 from gateway.fake_kubernetes import FakeKubernetes
+from support.certificates import Authority
 from tandem_contract import labels
 from tandem_contract.reloading import ReloadingFile
 from tandem_gateway.endpoints import Endpoint
@@ -29,8 +31,10 @@ class Watching:
 
 
 @contextlib.asynccontextmanager
-async def watching(server: FakeKubernetes, token: Path, *, watch_seconds: int = 30) -> AsyncIterator[Watching]:
-    api = ApiServer(server.url, ReloadingFile(str(token), str.strip), None)
+async def watching(
+    server: FakeKubernetes, token: Path, *, watch_seconds: int = 30, api: ApiServer | None = None
+) -> AsyncIterator[Watching]:
+    api = api or ApiServer(server.url, ReloadingFile(str(token), str.strip), None)
     seen = Watching()
     endpoints = WatchedEndpoints(api, "ns", "svc", watch_seconds=watch_seconds, watch_grace=0.2)
     task = asyncio.create_task(endpoints.run(seen.updates.append))
@@ -165,6 +169,31 @@ async def test_a_rotated_token_is_read_again(token: Path) -> None:
         async with watching(server, token) as seen:
             await asyncio.to_thread(token.write_text, "next\n")
             await seen.sees(at("10.0.0.1"))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+async def test_a_replaced_authority_is_read_again(
+    token: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Symptom: after the cluster's CA was replaced a gateway knew no new pod until it was restarted."""
+    authority = Authority(tmp_path)
+    async with FakeKubernetes(tls=authority.tls) as server:
+        port = server.url.rpartition(":")[2]
+        where = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port}
+        async with watching(server, token, api=ApiServer.in_cluster(where, str(tmp_path))) as seen:
+            await _watches(server, 1)
+            await server.put("d0", "10.0.0.1")
+            await seen.sees(at("10.0.0.1"))
+            authority.is_replaced()
+            server.cut_connections()
+
+            async def refused() -> bool:
+                return "ClientConnectorCertificateError" in caplog.text
+
+            await eventually(refused)
+            await server.put("d1", "10.0.0.2")
+            authority.is_told()
+            await seen.sees(at("10.0.0.1"), at("10.0.0.2"))
 
 
 def test_pods_that_have_ended_or_are_not_ours_are_no_endpoints() -> None:
