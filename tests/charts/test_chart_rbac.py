@@ -12,6 +12,7 @@ from support.bad_specs import service as body_of
 from support.chart import Manifest, of_kind, render
 from support.fake_cluster import FakeCluster
 from support.infsvc import INSTALLATION, NOW, plan, service
+from support.kube_controllers import run_pods
 from tandem_contract import labels
 from tandem_operator.api.service import KIND
 from tandem_operator.cluster.client import Client
@@ -52,7 +53,7 @@ async def everything_asked(kubeconfig: Path) -> set[Right]:
         async def settle() -> None:
             for _ in range(10):
                 await reconcile()
-                await cluster.run_pods()
+                await run_pods(cluster)
 
         made = await cluster.put(body_of(("prefill.scaling", {"maxReplicas": 3})))
         await settle()

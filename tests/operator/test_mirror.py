@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from support.fake_cluster import FakeCluster, Object
+from support.fake_cluster import FakeCluster
+from support.kube_objects import Object
 from tandem_contract import labels
 from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.kinds import BY_NAME, POD_MONITOR

@@ -18,6 +18,7 @@ import pytest
 from support.bad_specs import GOOD
 from support.bad_specs import service as body_of
 from support.fake_cluster import FakeCluster
+from support.kube_controllers import run_pods
 from tandem_contract import labels
 
 pytestmark = pytest.mark.processes
@@ -98,7 +99,7 @@ class Rig:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while not self.ready(name):
-                    await self.cluster.run_pods()
+                    await run_pods(self.cluster)
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError("\n".join(process.log)) from None

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from support.fake_cluster import FakeCluster, Object
+from support.fake_cluster import FakeCluster
+from support.kube_objects import Object
 from tandem_operator.cluster.client import Client
 from tandem_operator.cluster.pod_warnings import FORGET_S, KEEP_S, PAGE, PodWarnings
 from tandem_operator.status.trouble import PATIENCE_S, unexplained

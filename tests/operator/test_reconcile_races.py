@@ -9,6 +9,7 @@ import copy
 import pytest
 from support.bad_specs import service as body_of
 from support.infsvc import INSTALLATION, NOW
+from support.kube_controllers import collect_garbage, run_pods
 from support.reconciling import Operator, change
 from tandem_operator.cluster.client import ApiError
 from tandem_operator.cluster.kinds import STATEFUL_SET
@@ -46,7 +47,7 @@ async def test_operator_killed_after_any_write_is_resumed_by_the_next(operator: 
                 break
             kills += operator.cluster.writes_left == 0
             operator.cluster.writes_left = None
-            await operator.cluster.run_pods()
+            await run_pods(operator.cluster)
         operator.cluster.writes_left = None
         assert operator.condition("Ready")["status"] == "True", changes
         assert len(operator.revisions()) == 1
@@ -65,7 +66,7 @@ async def test_two_operators_at_once_end_where_one_does(operator: Operator) -> N
         await change(operator, *changes)
         for _ in range(12):
             await both()
-            await operator.cluster.run_pods()
+            await run_pods(operator.cluster)
             decode = [s for s in operator.cluster.all("StatefulSet") if "decode" in s["metadata"]["name"]]
             assert sum(s["spec"]["replicas"] for s in decode) <= 4, "more than maxSurge allows"
         assert operator.condition("Ready")["status"] == "True", operator.condition("Ready")
@@ -103,7 +104,7 @@ async def test_deletion_amid_a_reconcile_leaves_nothing_behind(operator: Operato
     assert "status" not in new, "told of the service that is gone: 0/0, Suspended"
     await operator.reconcile()
     assert operator.condition("Ready")["reason"] == "NameTaken"
-    assert await operator.cluster.collect_garbage() > 3
+    assert await collect_garbage(operator.cluster) > 3
     await operator.settle()
     assert operator.condition("Ready")["status"] == "True"
     owners = {o["uid"] for kind in ("Service", "Secret", "StatefulSet") for child in operator.cluster.all(kind)
@@ -138,7 +139,7 @@ async def test_decisions_on_a_mirror_that_lags_keep_the_limits(operator: Operato
         for turn in range(60):
             with contextlib.suppress(ApiError):
                 await reconciler.reconcile("default", "chat")
-            await operator.cluster.run_pods()
+            await run_pods(operator.cluster)
             decode = [s for s in operator.cluster.all("StatefulSet") if "decode" in s["metadata"]["name"]]
             assert sum(s["spec"]["replicas"] for s in decode) <= 4, "more than maxSurge allows"
             if turn % 3 == 2:

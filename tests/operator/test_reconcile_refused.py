@@ -7,6 +7,7 @@ import pytest
 from support.bad_specs import service as body_of
 from support.fake_cluster import FakeCluster
 from support.infsvc import INSTALLATION, NOW
+from support.kube_controllers import run_pods
 from support.reconciling import Operator, change
 from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.mirror import Mirror
@@ -87,7 +88,7 @@ async def test_refused_child_leaves_the_counts_true(operator: Operator) -> None:
     for _ in range(3):
         operator.cluster.refuse["POST", "horizontalpodautoscalers"] = 403
         await operator.reconcile()
-        await operator.cluster.run_pods()
+        await run_pods(operator.cluster)
     service = operator.cluster.get("InferenceService", "chat")
     assert service is not None
     assert operator.condition("Ready")["reason"] == "ChildRefused"

@@ -1,4 +1,4 @@
-"""An API server in this process: storage, list, watch, server-side apply by field manager, and StatefulSets that run.
+"""An API server in this process: storage, list, watch, server-side apply by field manager.
 
 Over real HTTP. Faithful in what the operator relies on: resourceVersion conflicts, generations, what apply removes,
 cascading deletion, what becomes of unknown fields (of affinities). No admission, no other schemas.
@@ -16,26 +16,19 @@ from typing import Any
 
 import kopf
 from aiohttp import web
+from support.kube_objects import (
+    KINDS,
+    PLURALS,
+    Object,
+    merged,
+    selected,
+    take_out,
+    told,
+    unknown_field,
+    without_version,
+)
 
-Object = dict[str, Any]
-KINDS = {
-    "inferenceservices": ("serving.tandem.dev/v1alpha1", "InferenceService"),
-    "pods": ("v1", "Pod"), "events": ("v1", "Event"), "secrets": ("v1", "Secret"), "services": ("v1", "Service"),
-    "serviceaccounts": ("v1", "ServiceAccount"), "leases": ("coordination.k8s.io/v1", "Lease"),
-    "statefulsets": ("apps/v1", "StatefulSet"), "deployments": ("apps/v1", "Deployment"),
-    "roles": ("rbac.authorization.k8s.io/v1", "Role"), "rolebindings": ("rbac.authorization.k8s.io/v1", "RoleBinding"),
-    "poddisruptionbudgets": ("policy/v1", "PodDisruptionBudget"),
-    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy"),
-    "horizontalpodautoscalers": ("autoscaling/v2", "HorizontalPodAutoscaler"),
-    "podmonitors": ("monitoring.coreos.com/v1", "PodMonitor"),
-    # kopf waits until it has discovered these two.
-    "namespaces": ("v1", "Namespace"),
-    "customresourcedefinitions": ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
-}  # fmt: skip
-ATOMIC = frozenset({"selector", "podSelector", "nodeSelector"})
-"""Maps that server-side apply replaces as a whole."""
 CONDITIONS = ("uid", "resourceVersion")
-PLURALS = {kind: plural for plural, (_, kind) in KINDS.items()}
 
 
 class FakeCluster:
@@ -121,44 +114,7 @@ class FakeCluster:
         return await self._store(key, copy.deepcopy(thing))
 
     async def delete(self, kind: str, name: str, namespace: str = "default") -> None:
-        await self._remove((PLURALS[kind], namespace, name))
-
-    async def run_pods(self, *, broken_image: str = "broken") -> None:
-        """What controllers and kubelets do in the end: every set has its pods, ready unless of a broken image."""
-        for workload in [*self.all("StatefulSet"), *self.all("Deployment")]:
-            meta, spec = workload["metadata"], workload["spec"]
-            ready = 0
-            for ordinal in range(spec.get("replicas", 1)):
-                if f"{meta['name']}-{ordinal}" in self.stuck:
-                    continue
-                works = broken_image not in spec["template"]["spec"]["containers"][0]["image"]
-                ready += works
-                await self.put(_pod(workload, f"{meta['name']}-{ordinal}", works))
-            pods = [p for p in self.all("Pod") if p["metadata"]["ownerReferences"][0]["uid"] == meta["uid"]]
-            for pod in pods:
-                name = pod["metadata"]["name"]
-                if name not in self.stuck and int(name.rpartition("-")[2]) >= spec.get("replicas", 1):
-                    await self.delete("Pod", pod["metadata"]["name"], meta["namespace"])
-            status = {
-                "observedGeneration": meta["generation"],
-                "replicas": spec.get("replicas", 1),
-                "readyReplicas": ready,
-                "updatedReplicas": spec.get("replicas", 1),
-            }
-            if workload.get("status") != status:
-                await self.put({**workload, "status": status})
-
-    async def collect_garbage(self) -> int:
-        """Removes what has only owners that are not there; how many it found."""
-        alive = {thing["metadata"]["uid"] for thing in self.objects.values()}
-        owners = {
-            key: {owner["uid"] for owner in thing["metadata"].get("ownerReferences", [])}
-            for key, thing in self.objects.items()
-        }
-        left = [key for key, uids in owners.items() if uids and not uids & alive]
-        for key in left:
-            await self._remove(key)
-        return len(left)
+        await self.remove((PLURALS[kind], namespace, name))
 
     # The protocol
 
@@ -206,10 +162,10 @@ class FakeCluster:
                 return _status(404, "NotFound")
             if not body.get("preconditions", {}).items() <= current["metadata"].items():
                 return _status(409, "Conflict")
-            await self._remove(key)
+            await self.remove(key)
             return _status(200, "Success")
         if request.content_type == "application/apply-patch+yaml":
-            if unknown := _unknown_field(body):
+            if unknown := unknown_field(body):
                 # As it is in 1.34: no reason, and not the client's fault.
                 return _status(500, "", f"failed to create typed patch object: {unknown}: field not declared in schema")
             # A subresource is never made; a uid or resourceVersion in what is applied is a condition.
@@ -226,7 +182,7 @@ class FakeCluster:
         version = body.get("metadata", {}).get("resourceVersion")
         if version and version != current["metadata"]["resourceVersion"]:
             return _status(409, "Conflict")
-        new = _merged(current, body) if request.method == "PATCH" else body
+        new = merged(current, body) if request.method == "PATCH" else body
         stored = await self._store(key, new)
         if request.path.endswith("/scale"):
             return web.json_response({"kind": "Scale", "metadata": stored["metadata"], "spec": stored["spec"]})
@@ -241,7 +197,7 @@ class FakeCluster:
             return refused
         if key in self.objects:
             return _status(409, "AlreadyExists")
-        if unknown := _unknown_field(body):
+        if unknown := unknown_field(body):
             if request.query.get("fieldValidation") == "Strict":
                 return _status(400, "BadRequest", f'strict decoding error: unknown field "{unknown[1:]}"')
             del body["spec"]["template"]["spec"]["affinity"][unknown.rpartition(".")[2]]
@@ -264,9 +220,9 @@ class FakeCluster:
     async def _apply(self, key: tuple[str, str, str], body: Object, manager: str) -> Object:
         before = self._applied.get((key, manager), {})
         current = copy.deepcopy(self.objects.get(key, {}))
-        _take_out(current, before, body)
+        take_out(current, before, body)
         self._applied[key, manager] = copy.deepcopy(body)
-        return await self._store(key, _merged(current, body))
+        return await self._store(key, merged(current, body))
 
     async def _store(self, key: tuple[str, str, str], thing: Object) -> Object:
         old = self.objects.get(key)
@@ -282,20 +238,20 @@ class FakeCluster:
         meta["generation"] = generation + (old is None or old.get("spec") != thing.get("spec"))
         api_version, kind = KINDS[key[0]]
         thing |= {"apiVersion": api_version, "kind": kind}
-        if old is not None and _without_version(old) == _without_version(thing):
+        if old is not None and without_version(old) == without_version(thing):
             return old
         meta["resourceVersion"] = str(self._version)
         await self._emit("MODIFIED" if old else "ADDED", key, thing)
         return thing
 
-    async def _remove(self, key: tuple[str, str, str]) -> None:
+    async def remove(self, key: tuple[str, str, str]) -> None:
         gone = self.objects[key]
         self._version += 1
         await self._emit("DELETED", key, gone)
         uid = gone["metadata"]["uid"]
         for other, thing in list(self.objects.items()):
             if any(owner.get("uid") == uid for owner in thing["metadata"].get("ownerReferences", [])):
-                await self._remove(other)
+                await self.remove(other)
 
     async def _emit(self, event: str, key: tuple[str, str, str], thing: Object) -> None:
         before = self.objects.get(key)
@@ -323,7 +279,7 @@ class FakeCluster:
         found = [
             thing
             for (kind, where, _), thing in sorted(self.objects.items(), key=lambda entry: entry[0])
-            if kind == plural and namespace in (None, where) and _selected(thing, request)
+            if kind == plural and namespace in (None, where) and selected(thing, request.query)
         ]
         first, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", len(found) or 1))
         meta = {"resourceVersion": str(self._version)}
@@ -346,7 +302,7 @@ class FakeCluster:
                 for version, plural, before, after in self._log[done:]:
                     done += 1
                     if version > since and plural == here and plural not in self.deaf:
-                        for event in _told(version, before, after, request):
+                        for event in told(version, before, after, request.query):
                             await response.write(json.dumps(event).encode() + b"\n")
                 if done == len(self._log):
                     await self._changed.wait()
@@ -385,84 +341,6 @@ class FakeCluster:
         return answer
 
 
-def _pod(workload: Object, name: str, works: bool) -> Object:
-    meta = workload["metadata"]
-    state = {"started": works, "ready": works, "name": "engine"}
-    if not works:
-        state |= {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}, "image": "broken"}
-    fetched = {"name": "fetch", "state": {"terminated": {"exitCode": 0}}}
-    return {
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "namespace": meta["namespace"],
-            "labels": workload["spec"]["template"]["metadata"]["labels"],
-            "ownerReferences": [
-                {"kind": workload["kind"], "name": meta["name"], "uid": meta["uid"], "controller": True}
-            ],
-        },
-        "status": {
-            "phase": "Running" if works else "Pending",
-            "conditions": [{"type": "Ready", "status": str(works)}],
-            "containerStatuses": [state],
-            "initContainerStatuses": [fetched] if workload["kind"] == "StatefulSet" else [],
-        },
-    }
-
-
 def _status(code: int, reason: str, message: str = "") -> web.Response:
     status = {"kind": "Status", "code": code, "reason": reason, "message": message or reason}
     return web.json_response(status, status=code)
-
-
-def _told(version: int, before: Object | None, after: Object | None, request: web.Request) -> list[Object]:
-    """What a watch hears of a change: an object that no longer matches its selector is deleted, for that watch."""
-    was, is_ = before is not None and _selected(before, request), after is not None and _selected(after, request)
-    if is_:
-        return [{"type": "MODIFIED" if was else "ADDED", "object": after}]
-    if was and before is not None:
-        meta = before["metadata"] | {"resourceVersion": str(version)}
-        return [{"type": "DELETED", "object": {**before, "metadata": meta}}]
-    return []
-
-
-def _selected(thing: Object, request: web.Request) -> bool:
-    tags = thing["metadata"].get("labels") or {}
-    for part in filter(None, request.query.get("labelSelector", "").split(",")):
-        name, equals, value = part.partition("=")
-        if name not in tags or (equals and tags[name] != value):
-            return False
-    for part in filter(None, request.query.get("fieldSelector", "").split(",")):
-        path, unequal, value = part.replace("!=", "=").partition("=")[0], "!=" in part, part.rpartition("=")[2]
-        field: Any = thing
-        for name in path.split("."):
-            field = field.get(name, "")
-        if (field == value) == unequal:
-            return False
-    return True
-
-
-def _unknown_field(thing: Object) -> str | None:
-    affinity = thing.get("spec", {}).get("template", {}).get("spec", {}).get("affinity", {})
-    unknown = affinity.keys() - {"nodeAffinity", "podAffinity", "podAntiAffinity"}
-    return f".spec.template.spec.affinity.{min(unknown)}" if unknown else None
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return copy.deepcopy(new)
-    merged = {**old, **{k: v if k in ATOMIC else _merged(old.get(k), v) for k, v in new.items()}}
-    return {key: value for key, value in merged.items() if value is not None}
-
-
-def _take_out(current: Object, before: Object, after: Object) -> None:
-    """Fields a manager applied before and no longer does."""
-    for key, value in before.items():
-        if key not in after:
-            current.pop(key, None)
-        elif isinstance(value, dict) and isinstance(after[key], dict) and isinstance(current.get(key), dict):
-            _take_out(current[key], value, after[key])
-
-
-def _without_version(thing: Object) -> Object:
-    return {**thing, "metadata": {k: v for k, v in thing["metadata"].items() if k != "resourceVersion"}}

@@ -6,8 +6,10 @@ import copy
 from typing import Any
 
 from support.bad_specs import service as body_of
-from support.fake_cluster import FakeCluster, Object
+from support.fake_cluster import FakeCluster
 from support.infsvc import INSTALLATION, NOW
+from support.kube_controllers import run_pods
+from support.kube_objects import Object
 from tandem_contract import labels
 from tandem_operator.cluster.client import Client
 from tandem_operator.cluster.mirror import Mirror
@@ -34,7 +36,7 @@ class Operator:
         for done in range(rounds):
             before = copy.deepcopy(self.cluster.objects)
             await self.reconcile()
-            await self.cluster.run_pods()
+            await run_pods(self.cluster)
             if self.cluster.objects == before:
                 return done
         raise AssertionError("no end")
