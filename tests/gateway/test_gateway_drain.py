@@ -12,6 +12,9 @@ from gateway.harness import CHAT, gateway_before
 from gateway.held_stream import FULL, HELD_AT, LOST, OTHER_ANSWER, WORDS, breaking, held_stream, join, refusing, spare
 from gateway.live_engine import LiveEngine
 
+NOT_LEFT = "stream stays at its leaving pod"
+"""In the log, of a stream that was cut for another pod and none took."""
+
 
 async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> None:
     taker = spare()
@@ -29,9 +32,10 @@ async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> No
     ("code", "refusal"), [(409, "other_answer"), (400, "invalid_request"), (503, "engine_overloaded"), (503, "queue")]
 )
 async def test_a_stream_that_no_other_pod_takes_stays_at_its_draining_pod(
-    keys: dict[str, str], code: int, refusal: str
+    keys: dict[str, str], caplog: pytest.LogCaptureFixture, code: int, refusal: str
 ) -> None:
     """Its pod was let go of first, and the stream was lost although the pod would have ended it."""
+    caplog.set_level("INFO")
     other = spare(answer=refusing(code, refusal))
     if refusal == "queue":
         other.answer, other.hold = None, asyncio.Event()
@@ -42,6 +46,7 @@ async def test_a_stream_that_no_other_pod_takes_stays_at_its_draining_pod(
         stream.pod.thawed.set()
         assert await stream.body() == stream_bytes(WORDS)
         assert other.resumed_from == []
+        assert NOT_LEFT in caplog.text
         assert await stream.resumes("leaving") == 0
         assert await stream.client.metric(LOST) == 0
         assert await stream.in_flight() == 0
@@ -137,6 +142,16 @@ async def test_a_removed_pods_stream_is_offered_again(keys: dict[str, str]) -> N
         assert await stream.resumes("leaving") == 1
 
 
+async def test_a_stream_that_stays_at_a_pod_which_stalls_goes_on_elsewhere(keys: dict[str, str]) -> None:
+    full = spare(answer=FULL)
+    async with held_stream(full, stall_timeout=0.5, **keys) as stream:
+        stream.drain(full)
+        await asyncio.wait_for(full.arrived.wait(), 20)
+        full.answer = None
+        assert await stream.body() == stream_bytes(WORDS)
+        assert await stream.resumes("stalled") == 1
+
+
 async def test_a_stream_that_stays_outlives_its_pods_listing(keys: dict[str, str]) -> None:
     pod, refuses = LiveEngine(words=WORDS, freeze_after=HELD_AT), spare(answer=OTHER_ANSWER)
     endpoints = GivenEndpoints(pod, refuses)
@@ -152,8 +167,8 @@ async def test_a_stream_that_stays_outlives_its_pods_listing(keys: dict[str, str
 
 
 async def test_a_pod_that_leaves_before_it_goes_on_with_a_stream_is_left_for_good(keys: dict[str, str]) -> None:
-    """There is nothing of it to go back to, nor of the pod before it."""
-    leaves, takes = spare("leaves", hold=asyncio.Event()), spare("takes", answer=FULL)
+    """There is nothing of it to go back to, nor of the pod before it: one more failure is not the second."""
+    leaves, takes = spare("leaves", hold=asyncio.Event()), spare("takes", answer=refusing(503, "engine_dead"))
     async with held_stream(leaves, takes, pod=breaking(), **keys) as stream:
         join(leaves)
         await stream.ready(2)
@@ -163,7 +178,6 @@ async def test_a_pod_that_leaves_before_it_goes_on_with_a_stream_is_left_for_goo
         join(takes)
         leaves.status = status("leaves", draining=True, ready=False)
         await asyncio.wait_for(takes.arrived.wait(), 20)
-        await takes.polled(5)
         takes.answer = None
         assert await stream.body() == stream_bytes(WORDS)
         assert takes.resumed_from == [HELD_AT]
@@ -195,8 +209,42 @@ async def test_a_gateway_that_ends_leaves_streams_where_they_are(keys: dict[str,
         await ending
 
 
-async def test_a_stream_without_records_stays_at_its_draining_pod(keys: dict[str, str]) -> None:
+async def test_an_answer_of_which_nothing_was_heard_yet_stays_at_its_draining_pod(keys: dict[str, str]) -> None:
+    """Its headers are there, its first record is not; it ended in an error."""
+    taker = spare()
+    async with held_stream(taker, pod=LiveEngine(words=WORDS, freeze_after=0), **keys) as stream:
+        stream.drain(taker)
+        await stream.drained()
+        await stream.pod.polled(3)
+        stream.pod.thawed.set()
+        assert await stream.body() == stream_bytes(WORDS)
+        assert taker.posts() == []
+
+
+async def test_a_stream_that_has_gone_on_often_enough_stays_at_its_draining_pod(
+    keys: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    taker = spare(freeze_after=HELD_AT)
+    async with held_stream(taker, pod=breaking(), max_resumes=1, **keys) as stream:
+        stream.pod.answer = FULL
+        join(taker)
+        await stream.ready(2)
+        stream.pod.thawed.set()
+        await asyncio.wait_for(taker.frozen.wait(), 20)
+        taker.status = status("spare", draining=True, ready=False)
+        await stream.drained()
+        await taker.polled(3)
+        taker.thawed.set()
+        assert await stream.body() == stream_bytes(WORDS)
+        assert NOT_LEFT not in caplog.text, "its client waited for nothing"
+
+
+async def test_a_stream_without_records_stays_at_its_draining_pod(
+    keys: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     """Such a pod has no ticket keys, or is older than live streams; moving its stream would end it."""
+    caplog.set_level("INFO")
     plain, taker = FakeEngine(words=WORDS, hold_after_first=asyncio.Event()), spare()
     async with plain, taker, gateway_before(plain, taker, **keys) as client:
         body = {"model": "m", "stream": True, "messages": []}
@@ -205,7 +253,9 @@ async def test_a_stream_without_records_stays_at_its_draining_pod(keys: dict[str
             join(taker)
             plain.status = status(draining=True, ready=False)
             await eventually(lambda: client.counts('tandem_gateway_pods{role="decode",state="draining"}', 1))
+            await plain.polled(3)
             assert plain.hold_after_first is not None
             plain.hold_after_first.set()
             assert first + await answer.content.read() == stream_bytes(WORDS)
         assert taker.seen == []
+        assert NOT_LEFT not in caplog.text

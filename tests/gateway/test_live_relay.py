@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import weakref
 
 import pytest
 from hypothesis import given
@@ -128,6 +129,15 @@ def test_records_are_bounded() -> None:
     assert journal.lost
 
 
+def test_records_are_given_up_once() -> None:
+    """For the first reason: a relay of an event that is too large says so with each piece."""
+    given_up: list[str] = []
+    with Journals(100, given_up.append).open() as journal:
+        journal.give_up("event")
+        journal.give_up("length")
+    assert given_up == ["event"]
+
+
 def test_beyond_the_limit_the_largest_journal_is_given_up() -> None:
     given_up: list[str] = []
     journals = Journals(100, given_up.append)
@@ -151,6 +161,14 @@ def test_beyond_the_limit_the_largest_journal_is_given_up() -> None:
     with journals.open() as last:
         last.add(b"8" * 50)
     assert journals.size == 0
+
+
+def test_a_journal_is_forgotten_with_its_stream() -> None:
+    journals = Journals(100, lambda reason: None)
+    with journals.open() as journal:
+        kept = weakref.ref(journal)
+    del journal
+    assert kept() is None
 
 
 @given(steps=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["add", "end", "give up"]), st.integers(1, 60))))
