@@ -15,6 +15,8 @@ def init_group(*, rank: int, world: int, init_method: str, device: str) -> None:
 
     Raises when they have not within `JOIN_TIMEOUT_S`, which is also the longest a rank waits in one collective.
     """
+    if device == "cuda":
+        torch.cuda.set_device(rank)  # or what NCCL sets up first would open a context on card 0
     dist.init_process_group(
         "nccl" if device == "cuda" else "gloo",
         init_method=init_method,
