@@ -6,6 +6,7 @@ nothing and writes nothing.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from tandem_runtime.execution.attention.tables import StepShape, StepTables, pac
 from tandem_runtime.execution.streams import step_stream
 from tandem_runtime.execution.upload import to_device
 
+logger = logging.getLogger(__name__)
+
 CAPTURE_BUDGET_S = 30.0
-"""A pod that is starting waits no longer than this; sizes not reached by then run without a graph."""
+"""A pod that is starting waits no longer than this; batches of sizes not reached by then run as larger ones."""
 
 Forward = Callable[[StepTables, int], torch.Tensor | None]
 """Logits of every row, None on ranks without; of tables and attention splits."""
@@ -77,6 +80,11 @@ class DecodeGraphs:
         sizes = buckets(max_num_seqs)
         for done, size in enumerate(reversed(sizes)):
             if not agree(clock() - began <= CAPTURE_BUDGET_S):
+                logger.warning(
+                    "%d of %d decode graphs were captured in %.0f s; smaller batches run in these. A start that finds"
+                    " its kernels compiled ($TRITON_CACHE_DIR, or ~/.triton) captures more",
+                    done, len(sizes), clock() - began,
+                )  # fmt: skip
                 return
             self._captured[size] = self._capture_one(size)
             progress(done + 1, len(sizes))
