@@ -107,7 +107,7 @@ def check_calls(messages: list[Message]) -> None:
                 raise ValueError(f"'messages[{index}]' has the role 'tool', but follows no message with 'tool_calls'")
             if message.tool_call_id not in called:
                 raise ValueError(
-                    f"'messages[{index}].tool_call_id' is {message.tool_call_id!r}, which is no call of "
+                    f"'messages[{index}].tool_call_id' is {message.tool_call_id[:64]!r}, which is no call of "
                     f"'messages[{calling}]'"
                 )
             missing.discard(message.tool_call_id)
@@ -123,7 +123,7 @@ def _check_answered(missing: set[str], calling: int) -> None:
     if missing:
         raise ValueError(
             f"'messages[{calling}].tool_calls' must be followed by a message with the role 'tool' for each call; there "
-            f"is none for {min(missing)!r}"
+            f"is none for {min(missing)[:64]!r}"
         )
 
 

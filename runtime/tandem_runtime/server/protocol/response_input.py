@@ -127,10 +127,10 @@ def check_calls(items: str | list[InputItem]) -> None:
     outputs = {item.call_id: index for index, item in enumerate(items) if isinstance(item, FunctionOutputItem)}
     for call_id, index in outputs.items():
         if calls.get(call_id, index) >= index:
-            raise ValueError(f"'input[{index}].call_id' is {call_id!r}, which is no function call before it")
+            raise ValueError(f"'input[{index}].call_id' is {call_id[:64]!r}, which is no function call before it")
     for call_id, index in calls.items():
         if call_id not in outputs:
-            raise ValueError(f"'input[{index}]' is the function call {call_id!r}, for which there is no output")
+            raise ValueError(f"'input[{index}]' is the function call {call_id[:64]!r}, for which there is no output")
 
 
 def to_messages(items: str | list[InputItem], instructions: str | None) -> list[Message]:
