@@ -20,6 +20,7 @@ from support.bad_specs import service as body_of
 from support.fake_cluster import FakeCluster
 from support.kube_controllers import run_pods
 from tandem_contract import labels
+from tandem_operator.cluster.kinds import CHILDREN
 
 pytestmark = pytest.mark.processes
 DEADLINE_S = 20.0
@@ -184,6 +185,12 @@ async def test_of_two_namespaces_the_one_that_is_there_is_looked_after(rig: Rig)
     rig.cluster.deaf.add("inferenceservices")
     await rig.cluster.put(GOOD)
     await rig.becomes_ready(process)
+    port = (await process.says(r"probes on port (\d+)"))[1]
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        unread = re.findall(
+            r'tandem_operator_watch_failures_total{kind="(\w+)",reason="Forbidden"}', await answer.text()
+        )
+    assert set(unread) == {"InferenceService", "Pod", *(kind.kind for kind in CHILDREN)}
 
 
 async def test_child_that_lost_its_label_gets_it_back_at_once(rig: Rig) -> None:
