@@ -129,8 +129,6 @@ class Attempts:
             raise Lost("shutdown" if isinstance(error, ShuttingDown) else "timeout", error) from expired
         if cause == "leaving" and delivery.source is not None:
             delivery.park()
-        elif not delivery.resumable:
-            raise Lost("no_records", error) from expired
         raise Interrupted(cause, pod.key, error) from expired
 
     async def _answered(
@@ -174,8 +172,6 @@ class Attempts:
         if not await relay(source.content, client, deadline, source.events):
             if not client.begun:
                 raise AttemptFailed("broken", _broken())
-            if not delivery.resumable:
-                raise Lost("no_records", _broken())
             raise Interrupted("broken", source.pod.key, _broken())
         return client.response
 

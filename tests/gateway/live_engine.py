@@ -20,6 +20,8 @@ class LiveEngine(FakeEngine):
     """For each stream in turn: words of its own after which it breaks off. Engines may share the list."""
     cut_at_end: bool = False
     """Whether the connection breaks as soon as all is said."""
+    hold_at_end: asyncio.Event | None = None
+    """Streams wait for it once all is said."""
     freeze_after: int | None = None
     """Words of its own after which a stream falls silent, in the middle of a group, until `thawed`."""
     break_thawed: bool = False
@@ -70,6 +72,8 @@ class LiveEngine(FakeEngine):
             if self.interval:
                 await asyncio.sleep(self.interval)
         await response.write(b"data: [DONE]\n\n" + END)
+        if self.hold_at_end is not None:
+            await self.hold_at_end.wait()
         if self.cut_at_end:
             assert request.transport is not None
             request.transport.close()

@@ -17,15 +17,27 @@ NOT_LEFT = "stream stays at its leaving pod"
 
 
 async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> None:
-    taker = spare()
+    """And is rid of them at once, not at their end."""
+    taker = spare(freeze_after=HELD_AT)
     async with held_stream(taker, **keys) as stream:
         stream.drain()
         await stream.drained()
         assert not stream.asking.done(), "nobody can take over yet: the stream stays"
         join(taker)
+        await asyncio.wait_for(stream.pod.cancelled.wait(), 20)
+        assert not stream.asking.done()
+        taker.thawed.set()
         assert await stream.body() == stream_bytes(WORDS)
         assert await stream.resumes("leaving") == 1
-        await asyncio.wait_for(stream.pod.cancelled.wait(), 20)
+
+
+async def test_a_pod_that_is_no_longer_ready_hands_its_streams_over(keys: dict[str, str]) -> None:
+    taker = spare()
+    async with held_stream(taker, **keys) as stream:
+        join(taker)
+        stream.pod.status = status(ready=False)
+        assert await stream.body() == stream_bytes(WORDS)
+        assert await stream.resumes("leaving") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from gateway.harness import gateway_before
 from gateway.held_stream import (
     FULL,
     HELD_AT,
+    LOST,
     OTHER_ANSWER,
     WORDS,
     breaking,
@@ -40,6 +41,13 @@ async def test_a_stream_whose_pod_goes_once_all_is_said_is_whole(keys: dict[str,
             answer = await client.chat(stream=True)
             assert (answer.status, answer.body) == (200, stream_bytes(5))
         assert first.resumed_from == second.resumed_from == []
+
+
+async def test_a_stream_whose_pod_stalls_once_all_is_said_is_whole(keys: dict[str, str]) -> None:
+    async with LiveEngine(hold_at_end=asyncio.Event()) as engine:
+        async with gateway_before(engine, stall_timeout=0.5, **keys) as client:
+            assert (await client.chat(stream=True)).body == stream_bytes(engine.words)
+            assert await client.metric(LOST) == 0
 
 
 async def test_no_record_reaches_a_client_and_no_header_of_ours_a_pod(keys: dict[str, str]) -> None:
@@ -167,3 +175,10 @@ async def test_max_resumes_zero_asks_for_no_live_streams(keys: dict[str, str]) -
     async with LiveEngine() as engine, gateway_before(engine, max_resumes=0, **keys) as client:
         await client.chat(stream=True)
         assert headers.STREAM not in engine.seen[-1].headers
+
+
+async def test_only_text_that_is_being_written_is_asked_for_as_a_live_stream(keys: dict[str, str]) -> None:
+    async with LiveEngine() as engine, gateway_before(engine, **keys) as client:
+        for path, live in (("/tokenize", False), ("/v1/completions", True)):
+            await client.post(path, json={"model": "m", "prompt": "x", "stream": True})
+            assert (headers.STREAM in engine.seen[-1].headers) is live
