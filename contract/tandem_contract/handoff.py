@@ -170,3 +170,5 @@ class RequestTrace:
     """Guessed by speculative decoding."""
     accepted_tokens: int = 0
     """Those of them that were right."""
+    handoff_transport: str | None = None
+    """How the pages travelled: `tcp`, `ipc` or `nixl`, joined by `+` where ranks differ; None where none did."""

@@ -46,6 +46,10 @@ def test_a_held_prefix_is_not_sent_again(trio: tuple[Pod, Pod]) -> None:
     assert answer.wait() == continue_text(longer, 4)
     assert answer.last.trace.handoff_pages == decode.decode.pages - pages_before == 2
     assert answer.last.trace.prefill_pod == "1"
+    assert answer.last.trace.handoff_transport == "tcp"
+    alone = decode.ask("third", tokens, 4, [])
+    alone.wait()
+    assert alone.last.trace.handoff_transport is None
 
 
 def test_the_prefill_pod_computes_all_tokens_but_the_last(trio: tuple[Pod, Pod]) -> None:

@@ -27,6 +27,7 @@ TRACE = {
     "queue_seconds": 0.0,
     "ttft_seconds": 0.034,
     "tpot_seconds": 0.0056,
+    "handoff_transport": "ipc",
 }
 
 

@@ -26,7 +26,7 @@ def test_the_demo_hands_over_answers_and_leaves_nothing() -> None:
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout
     assert "decode-0" in done.stdout
-    moved = re.search(r"KV moved +│ (\d+) pages, ([\d,]+) KiB in \d+ ms", done.stdout)
+    moved = re.search(r"KV moved +│ (\d+) pages, ([\d,]+) KiB in \d+ ms, through shared memory", done.stdout)
     assert moved is not None, done.stdout
     pages, kib = (int(number.replace(",", "")) for number in moved.groups())
     # 30 layers, keys and values, 3 KV heads of 64 in bf16: 360 KiB for a page of 16 tokens.

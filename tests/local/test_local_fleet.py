@@ -171,7 +171,14 @@ def test_the_demo_answers_says_where_it_went_and_ends(model: Path) -> None:
     with fleet(model, "demo", "--once") as running:
         assert running.status() == 0
     assert "A: Paris, of course." in running.said
-    for fact in ("prefill-0", "decode-0", "3 pages, 2 KiB in 12 ms", "34 ms", "5.6 ms", "4 tokens"):
+    for fact in (
+        "prefill-0",
+        "decode-0",
+        "3 pages, 2 KiB in 12 ms, through shared memory",
+        "34 ms",
+        "5.6 ms",
+        "4 tokens",
+    ):
         assert fact in running.said
     assert f"curl http://127.0.0.1:{running.port}/v1/chat/completions" in running.said
     assert f"http://127.0.0.1:{running.metrics_port}/metrics" in running.said

@@ -13,13 +13,14 @@ from tandem_runtime.local.plan import (
     check_engine_argv,
     check_memory,
     check_options,
+    engine_defaults,
     plan_fleet,
     ports_needed,
     reachable,
     split_threads,
 )
 
-CPU = Machine(cores=8, free_memory=64 * GIB, has_gpu=False)
+CPU = Machine(cores=8, free_memory=64 * GIB, has_gpu=False, shares_memory=True)
 GPU = replace(CPU, has_gpu=True)
 OPTIONS = FleetOptions(engine=ServeFlags(model="/m"), prefill=2, decode=3, host="0.0.0.0", port=8000, metrics_port=8080)
 
@@ -115,6 +116,13 @@ def test_what_the_fleet_decides_is_refused_after_the_dashes(argv: list[str], rem
 
 def test_engine_flags_may_stand_after_the_dashes() -> None:
     check_engine_argv(["--max-model-len=512", "--rope-scaling", "none", "--chat-template=/t", "--no-cuda-graphs"])
+
+
+def test_pods_on_the_cpu_share_memory_where_the_kernel_can() -> None:
+    """Not on a card, where it has not run yet; what stands after `--` comes later and wins."""
+    machines = [CPU, GPU, replace(CPU, shares_memory=False)]
+    assert [engine_defaults(machine) for machine in machines] == [["--kv-transport=ipc"], [], []]
+    assert parse(ServeFlags, ["--model=/m", *engine_defaults(CPU), "--kv-transport=tcp"]).kv_transport == "tcp"
 
 
 def test_too_little_memory_says_how_much_is_missing() -> None:

@@ -37,16 +37,20 @@ async def test_answers_are_those_of_one_process_whoever_shares_memory(fleet: Fle
     assert mapped(decode) == 1, "of the one prefill pod that shares"
 
 
-async def test_two_ranks_share_and_one_maps_both(fleet: Fleet, reference: EnginePod) -> None:
-    prefill = fleet.pod("prefill", kv_transport="ipc", tensor_parallel_size=2)
-    decode = fleet.pod("decode", kv_transport="ipc")
+@pytest.mark.parametrize(("prefill_ranks", "decode_ranks", "mapped_by_the_first"), [(2, 1, 2), (1, 2, 1)])
+async def test_ranks_map_those_whose_heads_they_want(
+    fleet: Fleet, reference: EnginePod, prefill_ranks: int, decode_ranks: int, mapped_by_the_first: int
+) -> None:
+    prefill = fleet.pod("prefill", kv_transport="ipc", tensor_parallel_size=prefill_ranks)
+    decode = fleet.pod("decode", kv_transport="ipc", tensor_parallel_size=decode_ranks)
     for pod in (prefill, decode):
         pod.wait_ready()
     body = completion_body(random_prompt(random.Random(3), 200))
     answer = await ask(decode.url, body, {**ticketed(fleet, prefill, "one"), headers.TIMING: "1"})
     assert answer["choices"][0]["text"] == (await ask(reference.url, body))["choices"][0]["text"]
     assert answer["tandem"]["handoff_pages"] == 13
-    assert mapped(decode) == 2
+    assert answer["tandem"]["handoff_transport"] == "ipc"
+    assert mapped(decode) == mapped_by_the_first
 
 
 async def test_pods_that_are_killed_leave_nothing_behind(fleet: Fleet) -> None:

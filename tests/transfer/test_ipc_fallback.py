@@ -40,6 +40,7 @@ def test_nothing_goes_over_tcp_where_memory_is_shared(make_ipc_rig: MakeRig) -> 
         rig.send("job", 0, [5])
         rig.finish("job")
         assert rig.received.wait("job").ok
+    assert rig.received.wait("job").transports == ["ipc"]
     rig.assert_moved([(5, 7)])
 
 
@@ -66,6 +67,7 @@ def test_a_peer_that_is_not_on_this_machine_is_served_over_tcp(
     rig.ipc_paths = paths(tmp_path)
     hand_over(rig, "job")
     assert rig.received.wait("job").ok
+    assert rig.received.wait("job").transports == ["tcp"]
     assert rig.sent.wait("job").ok
     rig.assert_moved([(5, 7)])
 

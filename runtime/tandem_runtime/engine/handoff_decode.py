@@ -40,6 +40,7 @@ class HandoffRecord:
     pages: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    transport: str | None = None
     fallback: str | None = None
     """Why the decode pod computed the prompt itself, after all."""
     settled_at: float | None = None
@@ -200,6 +201,7 @@ class DecodeHandoffs:
             remote.record.prefill_pod = job.pod
             remote.record.pages = report.pages
             remote.record.bytes = report.bytes
+            remote.record.transport = report.transport
             remote.record.settled_at = self._parts.clock()
             remote.record.seconds = remote.record.settled_at - job.asked_at
             self._parts.scheduler.filled(remote.request.request_id)

@@ -43,6 +43,7 @@ class Live:
             handoff_pages=handoff.pages,
             handoff_bytes=handoff.bytes,
             handoff_seconds=handoff.seconds,
+            handoff_transport=handoff.transport,
             queue_seconds=self.queue_seconds,
             ttft_seconds=first - self.arrival,
             draft_tokens=self.draft_tokens,

@@ -63,6 +63,8 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     """The first rank's error, None when every page arrived and was verified everywhere."""
     pages: int
     bytes: int
+    transport: str | None = None
+    """Of received pages, as `--kv-transport`; joined by `+` where ranks differ."""
 
 
 class TransferGroup:
@@ -155,9 +157,11 @@ class TransferGroup:
             if len(errors) == 1 and not reports[-1].ok:
                 end(job_id, errors[0])
             return None
+        ways = {way for report in reports if isinstance(report, ReceiveReport) for way in report.transports}
         return JobReport(
             job_id=job_id,
             error=errors[0] if errors else None,
             pages=max(report.pages for report in reports),
             bytes=sum(report.bytes for report in reports),
+            transport="+".join(sorted(ways)) or None,
         )

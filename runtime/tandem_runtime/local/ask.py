@@ -16,6 +16,9 @@ from tandem_contract.handoff import RequestTrace
 from tandem_runtime.bench.serve.sse import SseParser
 from tandem_runtime.core.errors import TandemError
 
+WAYS = {"tcp": ", over TCP", "ipc": ", through shared memory", "nixl": ", by NIXL"}
+"""By the names of `--kv-transport`."""
+
 
 class NoAnswerError(TandemError):
     """The gateway refused the question, or its stream ended in an error."""
@@ -67,10 +70,10 @@ def where_it_went(answer: Answer) -> Table:
     table.add_row("prefill pod", trace.prefill_pod or "none: the decode pod computed the prompt itself")
     table.add_row("decode pod", trace.decode_pod)
     table.add_row("prompt", f"{trace.prompt_tokens} tokens, {trace.cached_tokens} of them cached")
-    table.add_row(
-        "KV moved",
-        f"{trace.handoff_pages} pages, {trace.handoff_bytes / 1024:,.0f} KiB in {trace.handoff_seconds * 1e3:.0f} ms",
+    moved = (
+        f"{trace.handoff_pages} pages, {trace.handoff_bytes / 1024:,.0f} KiB in {trace.handoff_seconds * 1e3:.0f} ms"
     )
+    table.add_row("KV moved", moved + WAYS.get(trace.handoff_transport or "", ""))
     table.add_row("answer", f"{answer.completion_tokens} tokens")
     table.add_row("TTFT", f"{trace.ttft_seconds * 1e3:.0f} ms")
     table.add_row("TPOT", f"{trace.tpot_seconds * 1e3:.1f} ms")

@@ -29,6 +29,7 @@ from tandem_runtime.local.plan import (
     check_engine_argv,
     check_memory,
     check_options,
+    engine_defaults,
     plan_fleet,
     ports_needed,
     reachable,
@@ -36,6 +37,7 @@ from tandem_runtime.local.plan import (
 from tandem_runtime.local.ports import free_ports, require_free
 from tandem_runtime.local.view import TerminalView
 from tandem_runtime.text.template import check_template
+from tandem_runtime.transfer.ipc.host import can_share
 
 LAUNCHER = (sys.executable, "-m", "tandem_cli.main")
 # Each token of its first sentence leads by a logit or more: rounding does not change the answer.
@@ -114,7 +116,8 @@ def _options(
         check_engine_argv(engine_argv)
     except FlagError as error:
         parser.error(str(error))
-    engine = parse(ServeFlags, [f"--model={args.model}", *engine_argv], prog=f"{parser.prog} --")
+    given = [f"--model={args.model}", *engine_defaults(_machine()), *engine_argv]
+    engine = parse(ServeFlags, given, prog=f"{parser.prog} --")
     options = FleetOptions(
         engine=engine,
         prefill=args.prefill,
@@ -152,11 +155,7 @@ def _run(
         await pods_joined(metrics_url, prefill=options.prefill)
         await on_ready()
 
-    machine = Machine(
-        cores=len(os.sched_getaffinity(0)),
-        free_memory=free_host_bytes(),
-        has_gpu=Path("/dev/nvidiactl").exists(),
-    )
+    machine = _machine()
     weight_bytes = models.weight_bytes(Path(options.engine.model))
     check_memory(options, machine, weight_bytes)
     pod_ports = free_ports(POD_HOST, ports_needed(options), avoid=(options.port, options.metrics_port))
@@ -178,6 +177,15 @@ def _run(
         with TerminalView(Console(stderr=True), names, echo=echo, log_dir=log_dir) as view:
             drain_s = options.engine.drain_timeout + KILL_AFTER_DRAIN_S
             return asyncio.run(run_fleet(programs, view, drain_s=drain_s, on_ready=joined, serve=serve))
+
+
+def _machine() -> Machine:
+    return Machine(
+        cores=len(os.sched_getaffinity(0)),
+        free_memory=free_host_bytes(),
+        has_gpu=Path("/dev/nvidiactl").exists(),
+        shares_memory=can_share(),
+    )
 
 
 def _make(log_dir: Path) -> None:

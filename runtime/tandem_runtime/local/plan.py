@@ -46,6 +46,14 @@ class Machine:
     free_memory: int
     """Bytes."""
     has_gpu: bool
+    shares_memory: bool
+    """Whether the kernel has what `--kv-transport ipc` needs."""
+
+
+def engine_defaults(machine: Machine) -> list[str]:
+    """Flags of `tandem serve` that pods of a fleet have unless others stand after `--`."""
+    # On a card it has not run yet.
+    return ["--kv-transport=ipc"] if machine.shares_memory and not machine.has_gpu else []
 
 
 def check_options(options: FleetOptions) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from tandem_runtime.core.kv import KVLayout
 from tandem_runtime.transfer.plan import byte_range, layout_digest, peer_layout, senders_to
-from tandem_runtime.transfer.protocol import Failure, ReceiveJob, ReceiveReport, TransferFault
+from tandem_runtime.transfer.protocol import NIXL, Failure, ReceiveJob, ReceiveReport, TransferFault
 
 
 class Exported(msgspec.Struct, frozen=True):
@@ -50,6 +50,11 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     offer: Offer | None = None
     """As `exported`, for a receiver on the same machine."""
 
+    @property
+    def transport(self) -> str:
+        """How its pages will travel; as `--kv-transport`."""
+        return "ipc" if self.offer else NIXL if self.exported else "tcp"
+
 
 class FragmentHeader(msgspec.Struct, frozen=True):
     index: int
@@ -67,6 +72,8 @@ class IncomingStream:
         self.heads = heads
         self.claimed = False
         """A sender has introduced itself as this stream's."""
+        self.transport = ""
+        """How its pages travel, once it is claimed."""
         self.verified = 0
         self.length = length
         self._offset = offset
@@ -143,7 +150,7 @@ class IncomingJob:
             raise TransferFault(Failure.LAYOUT, f"sender rank {hello.sender_rank} has no heads for rank {self._rank}")
         if stream.claimed:
             raise TransferFault(Failure.PROTOCOL, f"sender rank {hello.sender_rank} connected twice")
-        stream.claimed = True
+        stream.claimed, stream.transport = True, hello.transport
         return stream
 
     def report(self, fault: TransferFault | None) -> ReceiveReport:
@@ -155,4 +162,5 @@ class IncomingJob:
             detail=fault.detail if fault else "",
             pages=sum(all(stream.holds(slot) for stream in streams) for slot in slots) if fault else len(slots),
             bytes=sum(stream.verified * stream.length for stream in streams),
+            transports=sorted({stream.transport for stream in streams if stream.claimed}),
         )

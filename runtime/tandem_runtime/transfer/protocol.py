@@ -68,6 +68,8 @@ class ReceiveReport(msgspec.Struct, frozen=True, kw_only=True):
     """Slots that were verified whole."""
     bytes: int = 0
     """Verified bytes on this rank."""
+    transports: list[str] = []
+    """How pages of its senders travelled; as `--kv-transport`."""
 
 
 class SendJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,6 +45,15 @@ class SharedMemory:
         self.view = memoryview(self._mapping)
 
 
+def can_share() -> bool:
+    """Whether this kernel has such memory: sandboxes of containers may lack its seals."""
+    try:
+        SharedMemory(mmap.PAGESIZE)
+    except StartupError:
+        return False
+    return True
+
+
 class HostExport:
     """An `Export`."""
 
