@@ -121,7 +121,7 @@ BODIES = {
     "n": (CHAT, MESSAGES | USAGE | {"n": 3, "seed": 7, "logprobs": True}),
     "completions": (COMPLETIONS, PROMPT),
     "echo, logprobs, n": (COMPLETIONS, PROMPT | {"echo": True, "logprobs": 1, "n": 2, "seed": 3, "stop": "STOP"}),
-    "prompts": (COMPLETIONS, PROMPT | USAGE | {"prompt": ["the", "lazy dog"], "n": 2}),
+    "prompts": (COMPLETIONS, PROMPT | USAGE | {"prompt": ["the", "lazy dog"], "n": 2, "max_tokens": 40}),
     "responses": (RESPONSES, INPUT),
     "responses, logprobs": (RESPONSES, INPUT | {"include": ["message.output_text.logprobs"], "top_logprobs": 1}),
     "calls": (CHAT, MESSAGES | USAGE | CALLS | {"logprobs": True}),
