@@ -130,8 +130,9 @@ class Fetch:
         files = self._select(origin.list_files(), origin.uri)
         last = store.last()
         known = {entry.path: entry for entry in last.files if entry.is_intact(folder)} if last else {}
-        missing = [f for f in files if not (f.path in known and known[f.path].is_copy_of(f))]
-        kept = [known[f.path] for f in files if f not in missing]
+        kept = [known[f.path] for f in files if f.path in known and known[f.path].is_copy_of(f)]
+        have = {entry.path for entry in kept}
+        missing = [f for f in files if f.path not in have]
         manifest = self._manifest(origin, kept)
         if not missing and store.complete() == manifest:
             log.info("%s is complete: %s", folder, _summary(manifest.files))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -77,8 +78,9 @@ class HubOrigin:
                 max_workers=self._parallelism,
             )
         # The client returns what it has, without an error, when the hub goes away in between.
-        for file in files:
-            on_file(_verified(file, folder / file.path, self.uri))
+        with ThreadPoolExecutor(self._parallelism, thread_name_prefix="verify") as pool:
+            for entry in pool.map(lambda file: _verified(file, folder / file.path, self.uri), files):
+                on_file(entry)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
