@@ -119,13 +119,10 @@ class Fleet:
     def occupied(self, pod: Pod) -> Iterator[None]:
         """Counts a request that is at `pod`."""
         pod.in_flight += 1
-        pod.idle.clear()
         try:
             yield
         finally:
             pod.in_flight -= 1
-            if pod.in_flight == 0:
-                pod.idle.set()
 
     def _sent(self, key: str, role: str, prompt: Prompt) -> Pod:
         pod = self._pods[key]
@@ -174,8 +171,7 @@ class Fleet:
         await asyncio.wait([poller])
         while pod.in_flight:
             self._evacuate(pod)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pod.idle.wait(), self._status_interval)
+            await asyncio.sleep(self._status_interval)
         await pod.session.close()
 
     async def _poll_forever(self, pod: Pod) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -43,8 +42,6 @@ class Pod:
         self.key = self.url.authority
         self.status: PodStatus | None = None
         self.in_flight = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
         self._sent = SentBlocks(MAX_SENT_BLOCKS)
         self._failed_polls = 0
         self._silent_polls = 0

@@ -16,13 +16,15 @@ NOT_LEFT = "stream stays at its leaving pod"
 """In the log, of a stream that was cut for another pod and none took."""
 
 
-async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str]) -> None:
+async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     """And is rid of them at once, not at their end."""
+    caplog.set_level("INFO")
     taker = spare(freeze_after=HELD_AT)
     async with held_stream(taker, **keys) as stream:
         stream.drain()
         await stream.drained()
-        assert not stream.asking.done(), "nobody can take over yet: the stream stays"
+        await stream.pod.polled(3)
+        assert NOT_LEFT not in caplog.text, "nobody can take over yet"
         join(taker)
         await asyncio.wait_for(stream.pod.cancelled.wait(), 20)
         assert not stream.asking.done()
@@ -217,6 +219,7 @@ async def test_a_gateway_that_ends_leaves_streams_where_they_are(keys: dict[str,
         stream.drain(taker)
         await stream.drained()
         assert b"shutting_down" in await stream.body(), "its pod never went on, and the drain timeout came"
+        assert await stream.client.metric(f'{LOST}{{reason="shutdown"}}') == 1
         assert taker.resumed_from == []
         await ending
 

@@ -105,6 +105,48 @@ async def test_unanswered_requests_outlast_a_short_silence(pod: Pod, polls: int,
     assert await asking == lost
 
 
+async def test_a_restart_ends_attempts_that_wait_for_an_answer(pod: Pod) -> None:
+    pod.polled(status(), pod.poll_began())
+    waiting = Deadline(end=asyncio.get_running_loop().time() + 60.0, stall=60.0)
+
+    async def attempt() -> None:
+        pod.await_answer(waiting)
+        async with waiting:
+            await asyncio.Event().wait()
+
+    asking = asyncio.create_task(attempt())
+    await asyncio.sleep(0)
+    pod.polled(status(incarnation="2"), pod.poll_began())
+    with pytest.raises(Expired) as cut:
+        await asyncio.wait_for(asking, 20)
+    assert isinstance(cut.value.error, BadUpstream)
+
+
+async def test_a_stream_that_has_ended_is_not_asked_whether_it_may_move(pod: Pod) -> None:
+    asked: list[int] = []
+    with pod.movable(Deadline(end=asyncio.get_running_loop().time() + 60.0, stall=60.0), lambda: bool(asked.append(1))):
+        pod.move_streams()
+    pod.move_streams()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "leaving", "able"),
+    [
+        ({}, {}, True),
+        ({"role": "both"}, {}, True),
+        ({"role": "prefill"}, {}, False),
+        ({"ready": False}, {}, False),
+        ({"draining": True}, {}, False),
+        ({"continuation": "other"}, {}, False),
+        ({"continuation": ""}, {"continuation": ""}, False),
+    ],
+)
+async def test_which_pod_can_take_streams_over(pod: Pod, own: dict, leaving: dict, able: bool) -> None:
+    pod.polled(status(**own), pod.poll_began())
+    assert pod.can_take_over(status(**leaving)) is able
+
+
 async def test_draining_and_leaving_pods_take_nothing_new(pod: Pod) -> None:
     pod.polled(status(draining=True), pod.poll_began())
     assert (pod.state, pod.view(PROMPT).usable) == ("draining", False)
