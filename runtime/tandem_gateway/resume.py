@@ -18,6 +18,8 @@ RESUME_PAUSE_S = 0.2
 """Between two looks for a pod that can go on with a stream."""
 MOVE_AGAIN_S = 2.0
 """A stream that no other pod took stays for so long before they are asked again: each time its client waits."""
+MOVE_WITHIN_S = 5.0
+"""With `--resume-timeout 0`, other pods may take so long to take up a stream that its own pod still has."""
 
 
 class Resumption:
@@ -53,9 +55,10 @@ class Resumption:
         """Asks every pod; then again and again until one goes on, for a bounded time, unless the stream's own pod still
         has it. Raises `Interrupted` and `Lost`."""
         loop = asyncio.get_running_loop()
-        give_up_at = min(delivery.end, loop.time() + self._limits.resume_timeout)
-        avoid = frozenset({cut.key})
         stays = delivery.parked is not None
+        patience = self._limits.resume_timeout or (MOVE_WITHIN_S if stays else 0.0)
+        give_up_at = min(delivery.end, loop.time() + patience)
+        avoid = frozenset({cut.key})
         while True:
             if self._stopping.is_set():
                 raise Lost("shutdown", ShuttingDown())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -55,6 +57,8 @@ async def listening(
     try:
         server = await loop.create_server(lambda: Connection(manager, loop=loop, **options), backlog=backlog, **where)
         try:
+            if None in server.sockets:  # what uvloop makes of it when another process listened first at a shared port
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             for listener in server.sockets:  # the connections inherit it
                 milliseconds = min(int(1000 * take_timeout), 2**31 - 1)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

@@ -33,6 +33,15 @@ async def test_a_draining_pod_hands_its_streams_over(keys: dict[str, str], caplo
         assert await stream.resumes("leaving") == 1
 
 
+async def test_a_stream_that_is_not_to_wait_leaves_its_draining_pod(keys: dict[str, str]) -> None:
+    """--resume-timeout 0 speaks of pods that are lost; nobody was asked to take up streams of those that leave."""
+    taker = spare()
+    async with held_stream(taker, resume_timeout=0.0, **keys) as stream:
+        stream.drain(taker)
+        assert await stream.body() == stream_bytes(WORDS)
+        assert await stream.resumes("leaving") == 1
+
+
 async def test_a_pod_that_is_no_longer_ready_hands_its_streams_over(keys: dict[str, str]) -> None:
     taker = spare()
     async with held_stream(taker, **keys) as stream:

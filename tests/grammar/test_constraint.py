@@ -138,7 +138,7 @@ def test_classes_are_ascii(pattern: str, fits: str, fits_not: str) -> None:
 
 
 def test_after_the_end_only_end_tokens_come(compiler: GrammarCompiler) -> None:
-    """With `ignore_eos` or `min_tokens` a sequence goes on after its grammar has ended."""
+    """With `ignore_eos` a sequence goes on after its grammar has ended."""
     constraint = constraint_of(compiler, params(sources.of_choices(["a"])))
     walk(constraint, 0)
     for _ in range(3):

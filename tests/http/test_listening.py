@@ -237,3 +237,23 @@ async def test_an_answer_that_is_not_taken_keeps_no_connection(megabytes: int) -
             async with asyncio.timeout(SOON_S):
                 while accepted(port):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
+
+
+def test_a_port_that_another_process_took_in_between_is_said_to_be_in_use() -> None:
+    """Both had bound it. uvloop swallowed the error, and a pod ended with one about None when it had loaded."""
+
+    async def listen_second() -> None:
+        with _bound(0) as first, _bound(first.getsockname()[1]) as second:
+            first.listen()
+            with pytest.raises(OSError, match="in use"):
+                async with listening(web.Application(), sock=second, backlog=16):
+                    pass
+
+    uvloop.run(listen_second())
+
+
+def _bound(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def test_an_unreachable_hub_says_what_to_do(tmp_path: Path, capfd: pytest.Captur
     with pytest.raises(StartupError, match=r"^could not fetch Org/Name: .* pass its folder$"):
         resolve_model("Org/Name", tmp_path, launcher=NO_HUB)
     assert "tandem fetch: the hub cannot be reached" in capfd.readouterr().err
+
+
+def test_a_port_that_a_pod_has_bound_while_it_loads_is_not_free() -> None:
+    with socket.socket() as loading:
+        loading.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        (port,) = free_ports("127.0.0.1", 1)
+        loading.bind(("127.0.0.1", port))
+        with pytest.raises(StartupError, match="no 1 free ports"):
+            free_ports("127.0.0.1", 1, avoid=set(POD_PORTS) - {port})
 
 
 def test_free_ports_are_distinct_and_avoid_the_gateways() -> None:

@@ -11,16 +11,18 @@ from tandem_runtime.core.sampling import SamplingParams, TokenLogprobs
 VOCABULARY = 13
 
 
-def next_token(tokens: list[int], seed: int) -> int:
+def next_token(tokens: list[int], num_prompt: int, sampling: SamplingParams) -> int:
     """The model and its sampler: a function of everything a real one may depend on."""
-    return blake2b(repr((tokens, seed)).encode(), digest_size=1).digest()[0] % VOCABULARY
+    barred = sampling.stop_token_ids if len(tokens) - num_prompt < sampling.min_tokens else ()
+    possible = [token for token in range(VOCABULARY) if token not in barred]
+    return possible[blake2b(repr((tokens, sampling.seed)).encode(), digest_size=1).digest()[0] % len(possible)]
 
 
 def expected_output(prompt: list[int], sampling: SamplingParams, context: int) -> list[int]:
     tokens = list(prompt)
     while len(tokens) < context and len(tokens) - len(prompt) < sampling.max_tokens:
-        tokens.append(next_token(tokens, sampling.seed))
-        if tokens[-1] in sampling.stop_token_ids and len(tokens) - len(prompt) >= sampling.min_tokens:
+        tokens.append(next_token(tokens, len(prompt), sampling))
+        if tokens[-1] in sampling.stop_token_ids:
             break
     return tokens[len(prompt) :]
 
@@ -87,7 +89,7 @@ class Device:
             if chunk.sample:
                 right = True
                 for draft in [*chunk.drafts, None]:
-                    token = next_token(slot.tokens, slot.sampling.seed) if right else VOCABULARY
+                    token = next_token(slot.tokens, slot.num_prompt, slot.sampling) if right else VOCABULARY
                     if right:
                         slot.tokens.append(token)
                     right = right and token == draft

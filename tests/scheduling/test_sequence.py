@@ -19,10 +19,9 @@ def test_token_range_runs_over_prompt_and_output(start: int, stop: int) -> None:
     assert seq.token_range(start, stop) == [1, 2, 3, 4, 5][start:stop]
 
 
-def test_a_stop_token_counts_once_min_tokens_is_reached() -> None:
-    seq = sequence([1], stop_token_ids=(9,), min_tokens=2)
-    assert seq.append_output(9) is None
-    assert seq.append_output(9) == "stop"
+def test_a_stop_token_ends_a_sequence_whatever_min_tokens_says() -> None:
+    """Structured answers that were whole went on with end tokens, which were billed. Else the sampler bars them."""
+    assert sequence([1], stop_token_ids=(9,), min_tokens=2).append_output(9) == "stop"
 
 
 def test_stop_wins_over_length() -> None:

@@ -167,17 +167,6 @@ def test_what_follows_a_stop_token_among_right_guesses_is_dropped() -> None:
     assert fleet.scheduler.counters.pages_used == 0
 
 
-def test_a_stop_token_before_min_tokens_is_an_ordinary_one() -> None:
-    answer = expected_output(PROMPT, make("r", PROMPT, max_tokens=20).sampling, 80)
-    seq = make("r", PROMPT, max_tokens=20, stop=(answer[2],))
-    seq.sampling = msgspec.structs.replace(seq.sampling, min_tokens=10)
-    fleet = after_prompts(Fleet(config(speculation=speculating()), new_proposer=guessing(3)), seq)
-    fleet.schedule()
-    (update,) = fleet.commit()
-    assert update.new_token_ids == answer[1:5]
-    fleet.drain()
-
-
 def test_each_accepted_token_has_its_logprobs() -> None:
     seq = make("r", PROMPT, max_tokens=9)
     seq.sampling = msgspec.structs.replace(seq.sampling, logprobs=0)

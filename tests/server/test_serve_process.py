@@ -122,7 +122,7 @@ def test_an_end_while_loading_is_quiet(pod: Pod) -> None:
         time.sleep(0.01)
     pod.process.send_signal(signal.SIGTERM)
     status, log = pod.end()
-    assert (status, "Traceback" in log, "never retrieved" in log) == (0, False, False)
+    assert (status, "Traceback" in log, "never retrieved" in log) == (0, False, False), log
 
 
 def test_a_busy_port_is_one_clear_line(model: Path) -> None:

@@ -28,7 +28,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     max_tokens: int
     min_tokens: int = 0
-    """EOS and stop tokens are masked until this many tokens were sampled."""
+    """EOS and stop tokens are masked until this many tokens were sampled, or a grammar lets nothing else come."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0

@@ -108,7 +108,7 @@ class Constraint:
         self._forced = [thinking.close_id, *thinking.break_ids[-1:]]
 
     def _consume(self, token_id: int) -> None:
-        # After the grammar's end only end tokens come: with ignore_eos, or before min_tokens.
+        # After the grammar's end only end tokens come: with ignore_eos.
         if self._matcher is not None and not self._matcher.is_stopped():
             self._matcher.consume_token(token_id)
             self._check(self._matcher)

@@ -19,7 +19,8 @@ def require_free(host: str, port: int, flag: str) -> None:
     if not 0 <= port <= 65535:
         raise StartupError(f"{flag} {port} is no port; it must be between 0 and 65535")
     try:
-        _bind(host, port).close()
+        # As servers do: connections in TIME_WAIT must not look like a listener.
+        _bind(host, port, reuse=True).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise StartupError(f"port {port} is in use; stop what listens there or choose another {flag}") from error
@@ -36,7 +37,8 @@ def free_ports(host: str, count: int, *, avoid: Collection[int] = ()) -> list[in
         if port in avoid:
             continue
         try:
-            _bind(host, port).close()
+            # Not like a server, which would not notice a pod that has bound the port, but listens when it has loaded.
+            _bind(host, port, reuse=False).close()
         except OSError:
             continue
         found.append(port)
@@ -45,12 +47,11 @@ def free_ports(host: str, count: int, *, avoid: Collection[int] = ()) -> list[in
     return found
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, *, reuse: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # As servers do: connections in TIME_WAIT must not look like a listener.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         sock.bind((host, port))
     except BaseException:
         sock.close()

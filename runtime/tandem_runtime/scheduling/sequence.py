@@ -152,9 +152,12 @@ class Sequence:
         self.pages_registered = self.scheduled_tokens = self.computed_tokens = 0
 
     def append_output(self, token_id: int) -> Literal["stop", "length"] | None:
-        """Takes a sampled id; returns why the sequence ends with it, if it does."""
+        """Takes a sampled id; returns why the sequence ends with it, if it does.
+
+        Before `min_tokens` the sampler lets a stop token through only where a grammar has ended.
+        """
         self.output_token_ids.append(token_id)
-        if token_id in self.sampling.stop_token_ids and len(self.output_token_ids) >= self.sampling.min_tokens:
+        if token_id in self.sampling.stop_token_ids:
             return "stop"
         return "length" if len(self.output_token_ids) >= self.max_outputs else None
 

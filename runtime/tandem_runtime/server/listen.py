@@ -34,5 +34,9 @@ def bind(host: str, port: int, *, flag: str) -> socket.socket:
 async def listen(
     app: web.Application, bound: socket.socket, stack: AsyncExitStack, *, take_timeout: float = TAKE_TIMEOUT_S
 ) -> None:
-    """Until `stack` is closed."""
-    await stack.enter_async_context(listening(app, sock=bound, backlog=BACKLOG, take_timeout=take_timeout))
+    """Until `stack` is closed. Raises `StartupError` where another process came to listen there since `bind`."""
+    host, port = bound.getsockname()[:2]
+    try:
+        await stack.enter_async_context(listening(app, sock=bound, backlog=BACKLOG, take_timeout=take_timeout))
+    except OSError as error:
+        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

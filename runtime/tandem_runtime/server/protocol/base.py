@@ -35,7 +35,7 @@ def not_supported(what: str) -> Any:
 
 def ignored(why: str) -> Any:
     """A field that changes nothing here, whatever its value."""
-    return Field(default=None, description=f"Accepted and ignored: {why}.")
+    return Field(default=None, exclude=True, description=f"Accepted and ignored: {why}.")
 
 
 def _shallow(value: dict[str, Any]) -> dict[str, Any]:

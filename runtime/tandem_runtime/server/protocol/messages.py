@@ -54,19 +54,24 @@ class UserMessage(RequestModel):
     name: str | None = None
 
 
+_PARSED = "OpenAI's clients put it beside the text that it was parsed from"
+
+
 class FunctionCall(RequestModel):
     name: str
     arguments: str | JsonObject
+    parsed_arguments: Any = ignored(_PARSED)
 
 
 class ToolCall(RequestModel):
     id: str
     type: Literal["function"]
     function: FunctionCall
+    index: Any = ignored("a stream's, which clients that put deltas together send back")
 
 
 class AssistantMessage(RequestModel):
-    """Also takes back, unchanged, a message that this API or OpenAI's answered with."""
+    """Also takes back, unchanged, a message that this API or OpenAI's answered with, or OpenAI's clients parsed."""
 
     role: Literal["assistant"]
     content: str | Annotated[list[AssistantPart], Field(min_length=1, fail_fast=True)] | None = None
@@ -75,6 +80,7 @@ class AssistantMessage(RequestModel):
     name: str | None = None
     refusal: str | None = None
     annotations: Annotated[list[JsonObject], Field(max_length=0)] | None = None
+    parsed: Any = ignored(_PARSED)
     audio: None = not_supported("audio")
     function_call: None = not_supported("the predecessor of 'tool_calls'")
 
