@@ -19,19 +19,40 @@ class Body:
         response = getattr(self._raw, "_fp", None)
         known = isinstance(response, HTTPResponse) and response.length is not None
         self._response: HTTPResponse | None = response if known else None
+        self._broken: OSError | None = None
 
     @property
     def is_direct(self) -> bool:
         return self._response is not None
 
     def readinto(self, buffer: memoryview) -> int:
-        """Bytes read; 0 at the end, which comes early where the server closes the connection."""
-        source = self._body if self._response is None else self._response
-        count: int = source.readinto(buffer)
-        return count
+        """Bytes read; 0 at the end, which comes early where the server closes the connection.
+
+        Where the connection breaks, what had arrived is returned first, and the error is raised by the next call.
+        """
+        if self._response is None:
+            count: int = self._body.readinto(buffer)
+            return count
+        if self._broken is not None:
+            raise self._broken
+        return self._receive(self._response, buffer[: self._response.length])
 
     def close(self) -> None:
         """Keeps the connection for the next request if the body was read to its end, else closes it."""
         if self._response is not None and self._response.length == 0:
+            self._response.close()
             self._raw.release_conn()
         self._body.close()
+
+    def _receive(self, response: Any, buffer: memoryview) -> int:
+        """Fills the buffer by single receives: `HTTPResponse.readinto` forgets what came before an error."""
+        filled = 0
+        try:
+            while filled < len(buffer) and (count := response.fp.readinto1(buffer[filled:])):
+                filled += count
+        except OSError as error:
+            if not filled:
+                raise
+            self._broken = error
+        response.length -= filled
+        return filled

@@ -81,6 +81,16 @@ class SizeOnly:
         return f"size ({self.why})"
 
 
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """An object without bytes; stores disagree about parts of one that was uploaded in parts."""
+
+    streamed: Segments | None = None
+
+    def verify(self, path: Path, digests: Sequence[bytes]) -> str:
+        return "empty"
+
+
 def choose_check(
     *,
     size: int,
@@ -92,9 +102,9 @@ def choose_check(
 ) -> Check:
     """The first of `stored`, then the ETag, that can be compared with.
 
-    `part_size` is that of the upload, None when the store does not tell; `stored` maps algorithms to what S3 answers:
-    the base64 digest of the whole object, or of its parts' digests and `-N`. Upload parts above `stream_limit` bytes
-    are read back: they must not dictate request sizes.
+    `size` is above 0. `part_size` is that of the upload, None when the store does not tell; `stored` maps algorithms
+    to what S3 answers: the base64 digest of the whole object, or of its parts' digests and `-N`. Upload parts above
+    `stream_limit` bytes are read back: they must not dictate request sizes.
     """
     known = {algorithm: _hex(value) for algorithm, value in stored.items()}
     if etag_is_md5:
@@ -115,7 +125,9 @@ def composite(algorithm: Algorithm, part_digests: Sequence[bytes]) -> str:
 def _composite_check(
     algorithm: Algorithm, expected: str, count: int, size: int, part_size: int | None, stream_limit: int
 ) -> Composite:
-    known = part_size if part_size is not None and -(-size // part_size) == count else None
+    if count == 1:
+        part_size = size
+    known = part_size if part_size and -(-size // part_size) == count else None
     candidates = (known,) if known else tuple(usual for usual in _USUAL_PART_SIZES if -(-size // usual) == count)
     streamed = None if known else Segments(stream_limit, "xxh3")
     if candidates and candidates[0] <= stream_limit:

@@ -33,7 +33,7 @@ class Source(Protocol):
         """All objects under the prefix. Raises `NotFound` when there is none."""
 
     def find_check(self, file: RemoteFile) -> Check:
-        """How the downloaded file can be verified; may ask the server."""
+        """How the downloaded file, of at least one byte, can be verified; may ask the server."""
 
     def open_range(self, file: RemoteFile, start: int, length: int) -> AbstractContextManager[ReadInto]:
         """Bytes [start, start + length) of exactly `file.etag`; raises `SourceChanged` when it is another by now."""

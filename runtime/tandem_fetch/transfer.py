@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tandem_fetch.bandwidth import Limiter
-from tandem_fetch.checks import Check, Mismatch, SizeOnly
+from tandem_fetch.checks import Check, Empty, Mismatch, SizeOnly
 from tandem_fetch.digests import SegmentHasher, Segments
 from tandem_fetch.errors import Corrupt, FetchError, Unreachable
 from tandem_fetch.manifest import Entry
@@ -92,14 +92,18 @@ class Downloader:
                         job.partial.close()
 
     def _plan(self, file: RemoteFile) -> _Job:
-        if self._use_checksums:
-            check = self._retrier.call(lambda: self._source.find_check(file))
-        else:
-            check = SizeOnly("as --verify asks", Segments(self._part_bytes, "xxh3"))
+        check = self._choose_check(file)
         streamed = check.streamed
         parts = plan_parts(file.size, self._part_bytes, streamed.size if streamed else None) or [Part(0, 0)]
         identity = f"{file.etag} {self._part_bytes} {streamed}"
         return _Job(file, check, parts, staged_path(self._staging, file), identity, left=len(parts))
+
+    def _choose_check(self, file: RemoteFile) -> Check:
+        if not file.size:
+            return Empty()
+        if not self._use_checksums:
+            return SizeOnly("as --verify asks", Segments(self._part_bytes, "xxh3"))
+        return self._retrier.call(lambda: self._source.find_check(file))
 
     def _take(self, job: _Job, part: Part) -> None:
         partial = job.open()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import re
+import socket
+import struct
+import termios
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +25,8 @@ class FakeS3:
 
     `refuse(method, key, nth, headers)` may return an error for the nth (from 1) such request; the key of a listing
     is "". `corrupt(key, nth, body)` may change the bytes of the nth GET of a key. `part_size`: of all uploads, told to
-    a HEAD with a part number; None: such a HEAD is like any other.
+    a HEAD with a part number; None: such a HEAD is like any other. `reset_after`: bytes of a body after which its
+    connection is reset.
     """
 
     def __init__(
@@ -32,6 +38,7 @@ class FakeS3:
         etag: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest(),
         head: dict[str, str] | None = None,
         part_size: int | None = None,
+        reset_after: int | None = None,
     ) -> None:
         self.objects = objects
         self.refuse = refuse
@@ -39,6 +46,7 @@ class FakeS3:
         self.etag = etag
         self.head = head or {}
         self.part_size = part_size
+        self.reset_after = reset_after
         self.seen: Counter[tuple[str, str]] = Counter()
         self.lock = threading.Lock()
 
@@ -82,7 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
             data, part = self.fake.objects[key], self.fake.part_size
             headers = {"Content-Length": str(len(data)), "ETag": f'"{self.fake.etag(data)}"', **self.fake.head}
             if part is not None and "partNumber" in parse_qs(urlsplit(self.path).query):
-                headers |= {"Content-Length": str(part), "x-amz-mp-parts-count": str(-(-len(data) // part))}
+                headers |= {
+                    "Content-Length": str(part),
+                    "x-amz-mp-parts-count": str(max(1, -(-len(data) // max(1, part)))),
+                }
             self.send_response(200)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -124,7 +135,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: self.fake.reset_after])
+            if self.fake.reset_after is not None and len(body) > self.fake.reset_after:
+                self._reset()
+
+    def _reset(self) -> None:
+        while struct.unpack("i", fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4)))[0]:
+            time.sleep(0.001)  # a reset drops what the peer has not acknowledged
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def log_message(self, format: str, *args: object) -> None:
         pass

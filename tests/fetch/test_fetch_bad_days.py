@@ -83,6 +83,15 @@ def test_overload_is_waited_out(tmp_path: Path) -> None:
         assert server.seen == {("GET", ""): 2, ("HEAD", "m/a"): 2, ("GET", "m/a"): 2}
 
 
+def test_what_came_before_a_reset_is_kept(tmp_path: Path) -> None:
+    """Symptom: up to 1 MiB before each reset was lost, so that resets every 700 KB were 0 % for ever."""
+    data = bytes(range(256)) * (3 << 12)
+    with FakeS3({"m/a": data}, reset_after=700_000) as server:
+        assert fetch(server, tmp_path) == EXIT_OK
+        assert server.seen["GET", "m/a"] == 5
+    assert (tmp_path / "a").read_bytes() == data
+
+
 def test_a_corrupt_file_is_thrown_away_and_fetched_again(tmp_path: Path) -> None:
     def flip_once(key: str, nth: int, body: bytes) -> bytes:
         return bytes(len(body)) if key == "m/a" and nth == 1 else body
@@ -90,6 +99,30 @@ def test_a_corrupt_file_is_thrown_away_and_fetched_again(tmp_path: Path) -> None
     with FakeS3({"m/a": b"weights", "m/b": b"fine"}, corrupt=flip_once) as server:
         assert fetch(server, tmp_path) == EXIT_OK
     assert (tmp_path / "a").read_bytes() == b"weights"
+
+
+def test_an_upload_of_one_part_is_compared_where_the_store_knows_no_part_numbers(tmp_path: Path) -> None:
+    """Symptom: its part size was guessed, no guess fitted bytes that were corrupt, and they counted as "size" only."""
+
+    def one_part(data: bytes) -> str:
+        return hashlib.md5(hashlib.md5(data).digest()).hexdigest() + "-1"
+
+    with FakeS3({"m/a": b"weights"}, etag=one_part, corrupt=lambda key, nth, body: bytes(len(body))) as server:
+        assert fetch(server, tmp_path) == EXIT_RETRYABLE
+        assert not (tmp_path / "a").exists()
+        server.corrupt = lambda key, nth, body: body
+        assert fetch(server, tmp_path) == EXIT_OK
+    assert verified(tmp_path) == {"a": "md5-multipart"}
+
+
+@pytest.mark.parametrize("verify", ["checksum", "size"])
+def test_an_object_without_bytes_is_asked_nothing(verify: str, tmp_path: Path) -> None:
+    """Symptom: one that was uploaded in parts was a ZeroDivisionError, or a HEAD that one store never answers."""
+    with FakeS3({"m/a": b""}, etag=lambda _: "59adb24ef3cdbe0297f05b395827453f-1", part_size=0) as server:
+        assert fetch(server, tmp_path, f"--verify={verify}") == EXIT_OK
+        assert server.seen == {("GET", ""): 1}
+    assert (tmp_path / "a").read_bytes() == b""
+    assert verified(tmp_path) == {"a": "empty"}
 
 
 def test_a_part_that_differs_from_its_stored_crc32_is_fetched_again(tmp_path: Path) -> None:

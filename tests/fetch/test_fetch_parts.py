@@ -89,6 +89,8 @@ def b64(data: bytes) -> str:
         (9, "12345678", None, {}, True, SizeOnly("the store keeps no checksum of it", XXH3)),
         (20, f"{MD5}-3", 8, {}, True, Composite("md5", f"{MD5}-3", (8,), False, Segments(8, "md5"))),
         (200, f"{MD5}-2", 100, {}, True, Composite("md5", f"{MD5}-2", (100,), False, None)),
+        (20, f"{MD5}-1", None, {}, True, Composite("md5", f"{MD5}-1", (20,), False, Segments(20, "md5"))),
+        (20, f"{MD5}-2", 0, {}, True, Composite("md5", f"{MD5}-2", (), True, XXH3)),
         (44, f"{MD5}-3", None, {}, True, Composite("md5", f"{MD5}-3", (), True, XXH3)),
         (20 * MIB, f"{MD5}-3", None, {}, True, Composite("md5", f"{MD5}-3", (8 * MIB,), True, XXH3)),
         (20 * MIB, f"{MD5}-3", 5 * MIB, {}, True, Composite("md5", f"{MD5}-3", (8 * MIB,), True, XXH3)),
@@ -167,7 +169,11 @@ def test_a_line_torn_by_a_kill_is_ignored(torn: bytes, tmp_path: Path) -> None:
     third.close()
 
 
-@pytest.mark.parametrize("torn", [b"\0" * 40, b'{"start": 4, "le', b"[]"], ids=["zeros", "half", "foreign"])
+@pytest.mark.parametrize(
+    "torn",
+    [b"\0" * 40, b'{"start": 4, "le', b"[]", b'{"start": 4, "length": 4, "md5": []}'],
+    ids=["zeros", "half", "foreign", "of a former version"],
+)
 def test_a_line_torn_amid_others_costs_only_what_follows(torn: bytes, tmp_path: Path) -> None:
     """Symptom: after a power loss or a full disk the journal could not be read, and every next try failed at it."""
     staged = tmp_path / "a.part"
