@@ -106,7 +106,7 @@ async def _lead(
     reconciler = Reconciler(client, mirror, installation)
     await _crd_served(client, pulse)
     await _until_it_works("children cannot be listed", mirror.refresh, pulse)
-    await _first(
+    await ended_first(
         mirror.run(),
         resync(client, queue, flags, metrics, pulse),
         *(work(queue, reconciler, metrics, pulse) for _ in range(flags.workers)),
@@ -186,19 +186,20 @@ async def work(queue: WorkQueue[Key], reconciler: Reconciler, metrics: OperatorM
 
 async def _until(stop: asyncio.Event, *coroutines: Coroutine[Any, Any, object]) -> bool:
     """Whether one of `coroutines` ended before `stop` was set."""
-    return await _first(stop.wait(), *coroutines) != 0
+    return await ended_first(stop.wait(), *coroutines) != 0
 
 
-async def _first(*coroutines: Coroutine[Any, Any, object]) -> int:
+async def ended_first(*coroutines: Coroutine[Any, Any, object]) -> int:
     """Which of them ended first; raises its error. All have ended when it returns."""
     tasks = [asyncio.create_task(c) for c in coroutines]
+    waiting, ended = set(tasks), list[int]()
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        ended = [index for index, task in enumerate(tasks) if task in done]
+        while not ended:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            # kopf, as it ends, cancels whatever was begun after it: why it ends, its own task tells in a moment.
+            ended = [index for index, task in enumerate(tasks) if task in done and not task.cancelled()]
         for index in ended:
-            # kopf, told to stop, cancels whatever was begun after it.
-            if not tasks[index].cancelled():
-                tasks[index].result()
+            tasks[index].result()
         return ended[0]
     finally:
         for task in tasks:

@@ -19,17 +19,19 @@ from tandem_operator.cluster.kinds import EVENT, INFERENCE_SERVICE, SECRET
 from tandem_operator.cluster.mirror import Mirror
 from tandem_operator.cluster.observe import observe
 from tandem_operator.cluster.pod_warnings import PodWarnings
-from tandem_operator.cluster.write import NameTaken, Writer
+from tandem_operator.cluster.write import FormerChild, NameTaken, Writer
 from tandem_operator.plan import names
 from tandem_operator.plan.children import plan_children
 from tandem_operator.plan.context import Installation, Manifest, Service
 from tandem_operator.plan.observed import Observed
 from tandem_operator.status.facts import Facts
-from tandem_operator.status.report import halted_status, status
+from tandem_operator.status.report import delayed_status, halted_status, status
 
 BUSY_S = 15.0
 """While a service is not in its wanted state it is looked at this often: time and warnings change without a watch."""
 REFUSED_S = 30.0
+FORMER_S = 3.0
+"""While children of a former service are being removed: of their Secret no watch tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,13 @@ class Reconciler:
         seen = await self._observe(service, secret)
         plan = plan_children(service, seen, self._installation, fresh_key=secrets.token_urlsafe(32), now=self._clock())
         refused: tuple[str, Exception] | None = None
+        former: FormerChild | None = None
         try:
             wrote = await self._writer.write_children(seen, plan.children, service.uid)
         except NameTaken as error:
             wrote, refused = True, ("NameTaken", error)
+        except FormerChild as error:
+            wrote, former = True, error
         except ApiError as error:
             if not error.lasts:
                 raise
@@ -100,6 +105,8 @@ class Reconciler:
         new = status(facts, previous, now=self._now(), cluster_domain=self._installation.cluster_domain)
         if refused is not None:
             return self._halted(*refused, body, new), REFUSED_S
+        if former is not None:
+            return delayed_status("FormerChildren", str(former), new, previous, now=self._now()), FORMER_S
         settled = {c["type"]: c["status"] for c in new["conditions"]}
         idle = settled["Progressing"] == "False" and (service.spec.suspend or settled["Ready"] == "True")
         return new, None if idle else BUSY_S

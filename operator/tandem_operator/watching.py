@@ -18,7 +18,7 @@ import kopf
 
 from tandem_operator.api.service import GROUP, KIND, PLURAL, VERSION
 from tandem_operator.cluster.client import Unread, reason_of
-from tandem_operator.cluster.credentials import Login, login
+from tandem_operator.cluster.credentials import Login, NoCredentials, login
 from tandem_operator.cluster.mirror import Changed
 from tandem_operator.plan.names import MANAGER
 
@@ -97,7 +97,11 @@ def registry(changed: Changed, sessions: Sessions) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=handlers, backoff=LOGIN_S)  # type: ignore[untyped-decorator]
     async def credentials(**_: Any) -> kopf.AiohttpSession:
-        return await sessions()
+        try:
+            return await sessions()
+        except (NoCredentials, OSError) as error:
+            # One line in the log, and no traceback.
+            raise kopf.TemporaryError(f"{type(error).__name__}: {error}", delay=LOGIN_S) from error
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)  # type: ignore[untyped-decorator]
     def on_service(namespace: str, name: str, **_: Any) -> None:

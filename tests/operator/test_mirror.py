@@ -107,6 +107,21 @@ async def test_expired_watch_is_begun_anew_with_what_happened_meanwhile(rig: Rig
         await rig.until(lambda: set(rig.seen()) == {("Service", "missed"), ("Deployment", "wakes")})
 
 
+async def test_expired_watch_is_no_failure() -> None:
+    """Watches that had nothing to tell for long end so every day: counted, they would set off TandemWatchFails."""
+    unread: list[tuple[str, str]] = []
+    async with (
+        FakeCluster() as cluster,
+        Client(
+            wrote=lambda kind, verb: None, unread=lambda *failure: unread.append(failure), login=cluster.login
+        ) as client,
+    ):
+        cluster.forgotten.add("services")
+        with pytest.raises(ApiError, match="410"):
+            await anext(client.watch(SERVICE, "default", "1"))
+    assert not unread
+
+
 async def test_watches_that_are_refused_go_on_where_they_were(rig: Rig) -> None:
     """An API server that restarts answers 5xx for a while, and ends every stream."""
     async with rig.following():
@@ -216,7 +231,8 @@ async def test_namespace_that_may_not_be_read_holds_up_no_other() -> None:
         assert list(mirror.of_service("gone", "chat"))
 
 
-async def test_what_may_no_longer_be_read_is_no_longer_known() -> None:
+@pytest.mark.parametrize("reason", ["Forbidden", "Unauthorized"])
+async def test_what_may_no_longer_be_read_is_no_longer_known(reason: str) -> None:
     """Symptom: its rights taken away, the operator went on deciding on what it had seen before, and nobody was told."""
     unread: Counter[tuple[str, str]] = Counter()
     refused = asyncio.Event()
@@ -236,13 +252,16 @@ async def test_what_may_no_longer_be_read_is_no_longer_known() -> None:
         task = asyncio.create_task(mirror.run())
         try:
             async with asyncio.timeout(DEADLINE_S):
-                cluster.forbidden.add("default")
+                if reason == "Forbidden":
+                    cluster.forbidden.add("default")
+                cluster.locked_out = reason == "Unauthorized"
                 cluster.hang_up()
-                while ("Pod", "Forbidden") not in unread:
+                while ("Pod", reason) not in unread:
                     refused.clear()
                     await refused.wait()
                 assert not mirror.knows("default")
                 cluster.forbidden.clear()
+                cluster.locked_out = False
                 await cluster.put(child())
                 await known.wait()
                 while not mirror.knows("default"):  # noqa: ASYNC110 (the last of its watches tells nothing)

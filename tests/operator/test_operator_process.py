@@ -72,21 +72,21 @@ async def eventually(check: Callable[[], bool], explain: Callable[[], str]) -> N
 class Rig:
     def __init__(self, cluster: FakeCluster, folder: Path) -> None:
         self.cluster = cluster
-        self._config = folder / "kubeconfig"
+        self.kubeconfig = folder / "kubeconfig"
         config = {
             "current-context": "c",
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
             "clusters": [{"name": "c", "cluster": {"server": cluster.url}}],
             "users": [{"name": "u", "user": {"token": "t"}}],
         }
-        self._config.write_text(json.dumps(config))
+        self.kubeconfig.write_text(json.dumps(config))
         self.started: list[Process] = []
 
     async def start(self, *flags: str) -> Process:
         argv = ["--engine-image=e:1", "--image=s:1", "--metrics-port=0", "--host=127.0.0.1", *flags]
         made = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tandem_operator", *argv, stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "KUBECONFIG": str(self._config), "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         self.started.append(Process(made))
         return self.started[-1]
@@ -230,6 +230,26 @@ async def test_operator_whose_crd_is_removed_ends_in_good_order(rig: Rig) -> Non
     lease = rig.cluster.get("Lease", "tandem-operator")
     assert lease is not None
     assert lease["spec"]["holderIdentity"] == ""
+
+
+async def test_kubeconfig_that_is_empty_for_a_moment_ends_nothing(rig: Rig) -> None:
+    """Symptom: read while it was being written, it ended the operator."""
+    process = await rig.start("--resync=3600")
+    watched = ("watch", "serving.tandem.dev", "inferenceservices")
+    await eventually(lambda: watched in rig.cluster.asked, lambda: "\n".join(process.log))
+    whole = rig.kubeconfig.read_text()
+    rig.kubeconfig.write_text("")
+    rig.cluster.locked_out = True
+    rig.cluster.hang_up()
+    await process.says("watch of services: ApiError: 401")
+    await process.says("credentials cannot be read anew: NoCredentials: kubeconfig: LoginError")
+    await process.says("failed temporarily: NoCredentials: kubeconfig: LoginError")
+    rig.cluster.locked_out = False
+    rig.kubeconfig.write_text(whole)
+    await rig.cluster.put(GOOD)
+    await rig.becomes_ready(process)
+    assert await process.stop() == 0, process.log
+    assert not any("Traceback" in line for line in process.log), process.log
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,9 @@ async def test_namespace_is_read_once_for_all_of_its_services(rig: Rig) -> None:
 async def test_refused_list_leaves_what_was_known_and_is_asked_for_again(rig: Rig) -> None:
     """Symptom: where events may not be listed, a service of which one pod waited was planned no more."""
     rig.cluster.refuse["GET", "events"] = 403
-    assert await rig.warnings.of("default", {"p-0": EVER}) == {}
+    for _ in range(2):
+        assert await rig.warnings.of("default", {"p-0": EVER}) == {}
+    assert rig.lists == 1, "asked again at once, by every service of the namespace"
     await rig.event("p-0", "secret not found")
     for refused in (None, 500):
         rig.now += KEEP_S

@@ -102,8 +102,15 @@ async def test_deletion_amid_a_reconcile_leaves_nothing_behind(operator: Operato
     new = operator.cluster.get("InferenceService", "chat")
     assert new is not None
     assert "status" not in new, "told of the service that is gone: 0/0, Suspended"
-    await operator.reconcile()
-    assert operator.condition("Ready")["reason"] == "NameTaken"
+    outcome = await operator.reconcile()
+    assert outcome.again is not None
+    assert outcome.again < 10, "the Secret has no watch that tells when it is gone"
+    assert operator.condition("Ready")["reason"] == "FormerChildren"
+    assert "still belongs to a former InferenceService chat" in operator.condition("Ready")["message"]
+    assert operator.condition("Progressing")["status"] == "True"
+    assert operator.condition("Degraded")["status"] == "False"
+    told = [event["type"] for event in operator.cluster.all("Event") if "FormerChildren" in event["reason"]]
+    assert told == ["Normal", "Normal"], "nothing to repair, so nothing to warn of"
     assert await collect_garbage(operator.cluster) > 3
     await operator.settle()
     assert operator.condition("Ready")["status"] == "True"

@@ -8,6 +8,7 @@ from support.bad_specs import service as body_of
 from support.fake_cluster import FakeCluster
 from support.infsvc import INSTALLATION, NOW
 from support.kube_controllers import run_pods
+from support.kube_objects import Object
 from support.reconciling import Operator, change
 from tandem_operator.cluster.client import ApiError, Client
 from tandem_operator.cluster.mirror import Mirror
@@ -95,8 +96,17 @@ async def test_refused_child_leaves_the_counts_true(operator: Operator) -> None:
     assert service["status"]["decode"]["summary"] == "1/1"
 
 
-async def test_name_of_someone_elses_object_is_not_taken(operator: Operator) -> None:
-    theirs = {"kind": "Service", "metadata": {"name": "chat-gateway"}, "spec": {"selector": {"app": "theirs"}}}
+@pytest.mark.parametrize(
+    "owner",
+    [
+        {},
+        # KServe's, which has services of the same name.
+        {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "name": "chat", "controller": True},
+    ],
+)
+async def test_name_of_someone_elses_object_is_not_taken(operator: Operator, owner: Object) -> None:
+    meta = {"name": "chat-gateway", "ownerReferences": [{**owner, "uid": "theirs"}]}
+    theirs = {"kind": "Service", "metadata": meta, "spec": {"selector": {"app": "theirs"}}}
     await operator.cluster.put(theirs)
     await operator.reconcile()
     assert operator.condition("Ready")["reason"] == "NameTaken"

@@ -45,6 +45,8 @@ class FakeCluster:
         """Status with which the next request of that method and plural is answered."""
         self.forbidden: set[str] = set()
         """Namespaces that nobody may list or watch."""
+        self.locked_out = False
+        """Nobody's token is taken for a list or a watch."""
         self.requests: Counter[tuple[str, str]] = Counter()
         """By verb and plural, watches as they begin."""
         self.forgotten: set[str] = set()
@@ -267,6 +269,8 @@ class FakeCluster:
             self._changed.notify_all()
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
+        if self.locked_out:
+            return _status(401, "Unauthorized")
         if request.match_info.get("namespace") in self.forbidden:
             return _status(403, "Forbidden")
         if request.match_info["plural"] in self.absent:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import kopf
+import yaml
 
 log = logging.getLogger(__name__)
 
@@ -18,18 +19,30 @@ Login = Callable[[], kopf.ConnectionInfo]
 
 
 class NoCredentials(RuntimeError):
-    """Neither a service account nor a kubeconfig is at hand."""
+    """Neither a service account nor a usable kubeconfig is at hand."""
 
 
 def login() -> kopf.ConnectionInfo:
-    """In a pod its service account, else the kubeconfig. Raises `NoCredentials`."""
+    """In a pod its service account, else the kubeconfig. Raises `NoCredentials`, `OSError`."""
     settings = kopf.OperatorSettings()
-    found = kopf.login_with_service_account(settings=settings, logger=log) or kopf.login_with_kubeconfig(
-        settings=settings, logger=log
-    )
+    found = kopf.login_with_service_account(settings=settings, logger=log) or _from_kubeconfig(settings)
     if found is None:
         raise NoCredentials("no credentials: run in a pod with a service account, or set KUBECONFIG")
     return found
+
+
+def _from_kubeconfig(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | None:
+    try:
+        found = kopf.login_with_kubeconfig(settings=settings, logger=log)
+        if found is not None:
+            if not found.server:
+                raise NoCredentials("kubeconfig: the cluster of its current context has no server")
+            # Of a certificate that is none we hear only now.
+            found.as_ssl_context()
+        return found
+    except (kopf.LoginError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
+        # kopf takes its shape for granted: a file that is just being written may have any.
+        raise NoCredentials(f"kubeconfig: {type(error).__name__}: {error}") from error
 
 
 class Credentials:

@@ -9,7 +9,7 @@ from tandem_operator.plan.context import Manifest
 from tandem_operator.plan.names import MANAGER
 
 TOLD = ("Ready", "Progressing", "Degraded")
-EXPECTED = frozenset({"Suspended", "NoPodYet", "Starting", "Scaling", "RollingOut", "Downloading"})
+EXPECTED = frozenset({"Suspended", "NoPodYet", "Starting", "Scaling", "RollingOut", "Downloading", "FormerChildren"})
 """Reasons for not being ready that pass by themselves."""
 
 

@@ -23,13 +23,18 @@ class NameTaken(RuntimeError):
     """A child's name belongs to an object that is not ours."""
 
 
+class FormerChild(RuntimeError):
+    """A child's name belongs to a child of a service that had this name before and is gone: it soon will be, too."""
+
+
 class Writer:
     def __init__(self, client: Client, mirror: Mirror) -> None:
         self._client = client
         self._mirror = mirror
 
     async def write_children(self, observed: Observed, desired: Iterable[Manifest], uid: str) -> bool:
-        """Whether anything was written. Raises `ApiError`, `NameTaken`; then the next reconcile goes on from there."""
+        """Whether anything was written. Raises `ApiError`, `NameTaken`, `FormerChild`; then the next reconcile goes
+        on from there."""
         desired = list(desired)
         wanted = {(child["kind"], child["metadata"]["name"]) for child in desired}
         # First, since an autoscaler must let go of a set before the planner writes its replicas.
@@ -70,7 +75,7 @@ class Writer:
         there = await self._client.get(kind, meta["namespace"], meta["name"])
         if there is not None:
             if not owned(there, uid):
-                raise _taken(child)
+                raise _taken(child, there)
             await self._client.claim(kind, there)
         await self._apply(kind, child)
         return True
@@ -86,7 +91,7 @@ class Writer:
                     raise
                 there = await self._client.get(SECRET, meta["namespace"], meta["name"])
                 if there is not None and not owned(there, uid):
-                    raise _taken(child) from error
+                    raise _taken(child, there) from error
             return True
         if covers(current, child):
             return False
@@ -119,8 +124,10 @@ class Writer:
                 raise
             meta = child["metadata"]
             there = await self._client.get(STATEFUL_SET, meta["namespace"], meta["name"])
-            if there is None or not owned(there, uid):
-                raise _taken(child) from error
+            if there is None:
+                raise _former(child) from error
+            if not owned(there, uid):
+                raise _taken(child, there) from error
             # Ours without the labels by which it is found, or made a moment ago. The next look decides on all the rest.
             found_again = {**meta, "annotations": there["metadata"].get("annotations", {})}
             await self._apply(STATEFUL_SET, {**child, "metadata": found_again, "spec": _without_replicas(there)})
@@ -150,9 +157,23 @@ def _stage(kind: str) -> int:
 _STAGES = (0, 1, 2)
 
 
-def _taken(child: Manifest) -> NameTaken:
-    name = f"{child['kind']} {child['metadata']['name']}"
-    return NameTaken(f"{name} exists and is not ours: rename it or the InferenceService")
+def _taken(child: Manifest, there: Manifest) -> NameTaken | FormerChild:
+    (mine,) = child["metadata"]["ownerReferences"]
+    same = ("apiVersion", "kind", "name", "controller")
+    # Of two services of one name one is gone.
+    if any(all(owner.get(key) == mine[key] for key in same) for owner in there["metadata"].get("ownerReferences", [])):
+        return _former(child)
+    return NameTaken(f"{_called(child)} exists and is not ours: rename it or the InferenceService")
+
+
+def _former(child: Manifest) -> FormerChild:
+    (mine,) = child["metadata"]["ownerReferences"]
+    former = f"a former {mine['kind']} {mine['name']}"
+    return FormerChild(f"{_called(child)} still belongs to {former}: waiting for Kubernetes to remove its children")
+
+
+def _called(child: Manifest) -> str:
+    return f"{child['kind']} {child['metadata']['name']}"
 
 
 def _without_replicas(manifest: Manifest) -> Manifest:

@@ -36,15 +36,18 @@ def halted_status(
 
     `otherwise`: the status if it were not for this; `previous`: the one that was last written.
     """
-    answer = Answer("False", reason, message)
     answers = {
-        "Ready": answer,
+        "Ready": Answer("False", reason, message),
         "Progressing": Answer("False", reason, "Nothing goes on until this is repaired."),
         "Degraded": Answer("True", reason, message),
     }
-    kept = [c for c in otherwise.get("conditions", []) if c["type"] not in answers]
-    conditions = _conditions(answers, previous, generation, now)
-    return {**otherwise, "observedGeneration": generation, "conditions": [*conditions, *kept]}
+    return _with(answers, otherwise, previous, generation, now)
+
+
+def delayed_status(reason: str, message: str, otherwise: Manifest, previous: Manifest, *, now: str) -> Manifest:
+    """What holds it up passes by itself. `otherwise` and `previous`: as of `halted_status`."""
+    answers = {"Ready": Answer("False", reason, message), "Progressing": Answer("True", reason, message)}
+    return _with(answers, otherwise, previous, otherwise["observedGeneration"], now)
 
 
 def url(service: Service, observed: Observed, cluster_domain: str) -> str | None:
@@ -68,6 +71,12 @@ def _role(count: RoleFacts) -> Manifest:
         "updated": count.updated,
         "ready": count.ready,
     }
+
+
+def _with(answers: dict[str, Answer], otherwise: Manifest, previous: Manifest, generation: int, now: str) -> Manifest:
+    kept = [c for c in otherwise.get("conditions", []) if c["type"] not in answers]
+    conditions = _conditions(answers, previous, generation, now)
+    return {**otherwise, "observedGeneration": generation, "conditions": [*conditions, *kept]}
 
 
 def _conditions(answers: dict[str, Answer], previous: Manifest, generation: int, now: str) -> list[Manifest]:
