@@ -15,6 +15,7 @@ NOWHERE = {"template": {"nodeSelector": {"e2e/no-node": "fits"}}}
 
 @pytest.fixture
 def upgrade(release: Release) -> Iterator[Release]:
+    release.install()  # other tests may have taken it out
     yield release
     release.install()
 
