@@ -15,7 +15,7 @@ class Limiter:
         rate: int | None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._rate = rate
         self._clock = clock

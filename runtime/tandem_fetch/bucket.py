@@ -47,6 +47,7 @@ class BucketOrigin:
         report: Callable[[str], None],
     ) -> None:
         flags = self._flags
+        retrier = self._retrier()
         with Progress(
             total=sum(f.size for f in files), files=len(files), report=report, interval_s=flags.progress_interval
         ) as progress:
@@ -57,8 +58,8 @@ class BucketOrigin:
                 parallelism=flags.parallelism,
                 part_bytes=flags.part_bytes,
                 use_checksums=flags.verify == "checksum",
-                limiter=Limiter(flags.bandwidth_bytes),
-                retrier=self._retrier(),
+                limiter=Limiter(flags.bandwidth_bytes, sleep=retrier.stop.wait),
+                retrier=retrier,
                 progress=progress,
                 on_bytes=self._telemetry.bytes.inc,
                 on_file=on_file,

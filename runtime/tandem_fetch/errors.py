@@ -103,10 +103,13 @@ class Busy(FetchError):
     reason = "busy"
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def disk_problem(error: OSError) -> DiskProblem:
     """Names the path and the remedy of a failed local file operation."""
     where = error.filename or "the destination"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return DiskProblem(
             f"no space left writing {where}", "free space or use a larger cache volume; what was fetched is kept"
         )

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 from tandem_fetch import keys
 from tandem_fetch.checks import Mismatch, SizeOnly, WholeFile
-from tandem_fetch.errors import AccessDenied, BadSource, Corrupt, FetchError, NotFound, Unreachable
+from tandem_fetch.errors import DISK_FULL, AccessDenied, BadSource, Corrupt, FetchError, NotFound, Unreachable
 from tandem_fetch.manifest import Entry
 from tandem_fetch.source import RemoteFile
 
@@ -87,8 +87,8 @@ class HubOrigin:
         try:
             yield
         except Exception as error:
-            if isinstance(error, OSError) and error.filename:
-                raise
+            if isinstance(error, OSError) and (error.filename or error.errno in DISK_FULL):
+                raise  # a local file's error, not the hub's; a failed write names no file
             raise _translate(error, self.uri, self._revision) from error
 
 

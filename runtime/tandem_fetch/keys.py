@@ -9,6 +9,8 @@ from tandem_fetch.errors import UnsafeKey
 
 CONTROL_FOLDER = ".tandem"
 """Lock, manifest and partial files live here, inside the destination."""
+_NAME_BYTES = 255 - len(".part.journal.new")
+"""Of a file, which is staged under longer names."""
 _REMEDY = "rename or remove the object"
 
 
@@ -52,6 +54,8 @@ def _problem(path: str) -> str | None:
         return "has an empty, '.' or '..' segment"
     if any(len(segment.encode()) > 255 for segment in segments):
         return "has a segment longer than 255 bytes"
+    if len(segments[-1].encode()) > _NAME_BYTES:
+        return f"has a file name longer than {_NAME_BYTES} bytes"
     if segments[0] == CONTROL_FOLDER:
         return f"lies in the reserved folder {CONTROL_FOLDER}"
     return None

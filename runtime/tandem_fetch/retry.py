@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tandem_fetch.errors import FetchError
+from tandem_fetch.errors import FetchError, SourceChanged
 
 T = TypeVar("T")
 
@@ -44,7 +44,8 @@ class Retrier:
 
     def pause(self, error: FetchError, failures: int) -> None:
         """Waits before the next attempt, or raises `error` when there shall be none."""
-        if not error.retryable or failures >= self._retry.attempts or self.stop.is_set():
+        hopeless = not error.retryable or isinstance(error, SourceChanged)  # the source must be listed again
+        if hopeless or failures >= self._retry.attempts or self.stop.is_set():
             raise error
         delay = self._retry.delay_s(failures, random.random())
         self._on_retry(error, delay)

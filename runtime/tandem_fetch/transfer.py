@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial as bind
 from pathlib import Path
 
 from tandem_fetch.bandwidth import Limiter
@@ -17,6 +17,7 @@ from tandem_fetch.partial import Part, PartialFile, plan_parts
 from tandem_fetch.progress import Progress
 from tandem_fetch.retry import Retrier
 from tandem_fetch.source import ReadInto, RemoteFile, Source
+from tandem_fetch.workers import run_all
 
 BUFFER_BYTES = 1024 * 1024
 
@@ -76,20 +77,20 @@ class Downloader:
         self._buffers = threading.local()
 
     def download(self, files: Sequence[RemoteFile]) -> None:
-        """Returns when all are published. Raises the first `FetchError`; what was finished by then is kept."""
-        jobs: list[_Job] = []
-        with ThreadPoolExecutor(self._parallelism, thread_name_prefix="fetch") as pool:
-            try:
-                jobs += pool.map(self._plan, files)
-                _all(pool.submit(self._take, job, part) for job in jobs for part in job.parts)
-            except BaseException:
-                self._retrier.stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-            finally:
-                for job in jobs:
-                    if job.partial is not None:
-                        job.partial.close()
+        """Returns when all are published. Raises the first `FetchError`; what was finished by then is kept.
+
+        After an interrupt the files stay open, as a worker may be about to write.
+        """
+        stop = self._retrier.stop
+        jobs = run_all([bind(self._plan, file) for file in files], parallelism=self._parallelism, stop=stop)
+        takes = [bind(self._take, job, part) for job in jobs for part in job.parts]
+        try:
+            run_all(takes, parallelism=self._parallelism, stop=stop)
+        except Exception:
+            for job in jobs:
+                if job.partial is not None:
+                    job.partial.close()
+            raise
 
     def _plan(self, file: RemoteFile) -> _Job:
         check = self._choose_check(file)
@@ -144,15 +145,19 @@ class Downloader:
         partial.record(part, hasher.finish() if hasher else [])
 
     def _read(self, read: ReadInto, limit: int) -> memoryview:
-        if self._retrier.stop.is_set():
-            raise Unreachable("stopped", "see the error before this one")
         count = read(self._buffer()[:limit])
+        self._heed_stop()
         if count == 0:
             raise Unreachable("the server closed a connection early", "check the network between here and the store")
         self._limiter.spend(count)
+        self._heed_stop()
         self._progress.fetched(count)
         self._on_bytes(count)
         return self._buffer()[:count]
+
+    def _heed_stop(self) -> None:
+        if self._retrier.stop.is_set():
+            raise Unreachable("stopped", "see the error before this one")
 
     def _buffer(self) -> memoryview:
         if not hasattr(self._buffers, "view"):
@@ -177,9 +182,3 @@ class Downloader:
 
 def staged_path(staging: Path, file: RemoteFile) -> Path:
     return staging / f"{file.path}.part"
-
-
-def _all(futures: Iterable[Future[None]]) -> None:
-    done, _ = wait(list(futures), return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()

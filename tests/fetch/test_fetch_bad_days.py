@@ -35,6 +35,7 @@ def verified(folder: Path) -> dict[str, str]:
         "m/a//b",
         "m/.tandem/manifest.json",
         "m/a\tb",
+        "m/" + "n" * 239,
     ],
 )
 def test_keys_that_would_leave_the_folder_stop_the_fetch(
@@ -44,6 +45,13 @@ def test_keys_that_would_leave_the_folder_stop_the_fetch(
         assert fetch(server, tmp_path / "cache") == EXIT_PERMANENT
     assert "object key" in capfd.readouterr().err
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_the_longest_name_that_can_be_staged_is_fetched(tmp_path: Path) -> None:
+    name = "n" * 238
+    with FakeS3({f"m/{name}": b"1"}) as server:
+        assert fetch(server, tmp_path) == EXIT_OK
+    assert (tmp_path / name).read_bytes() == b"1"
 
 
 def test_a_key_that_is_both_file_and_folder_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +168,7 @@ def test_an_object_replaced_while_it_is_read_is_fetched_as_one_version(tmp_path:
     server.refuse = replace
     with server:
         assert fetch(server, tmp_path, "--parallelism=1", "--part-size=1MiB") == EXIT_OK
+        assert server.seen["GET", "m/a"] == 2 + 3, "no request for the old version was repeated"
     assert (tmp_path / "a").read_bytes() == new
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -186,6 +187,12 @@ def test_the_token_of_a_mounted_secret_reaches_the_hub(tmp_path: Path) -> None:
         flags = FetchFlags(uri="hf://org/name", destination=str(tmp_path), keep_free="0", credentials_dir=secret)
         Fetch(flags, env=env, telemetry=Telemetry("hf"), connect_hub=connect).run()
     assert tokens == ["hf_mounted", "hf_env", None]
+
+
+def test_a_disk_that_fills_up_is_not_taken_for_a_hub_out_of_reach(tmp_path: Path) -> None:
+    """Symptom: a write that fails names no file, so it counted as the network's."""
+    with pytest.raises(OSError, match="No space left"):
+        fetch_from(FakeHub({}, error=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a", "../b", "a/b/c", "a/"])

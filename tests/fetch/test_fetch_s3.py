@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -218,6 +219,33 @@ def test_sigterm_ends_it_at_once_and_a_terminal_shows_a_bar(
     assert "interrupted; what was fetched is kept" in shown
     assert fetch(weed, tmp_path) == EXIT_OK
     assert contents(tmp_path) == model
+
+
+@pytest.mark.parametrize("why", ["the server stalls", "--max-bandwidth=64KiB"])
+def test_sigterm_waits_for_neither_server_nor_bandwidth(
+    why: str, weed: Weed, blob: Blob, tmp_path: Path, start: Start
+) -> None:
+    """Symptom: it took the read timeout of 60 s, or the time that was booked ahead."""
+    weed.upload("stalled/model.safetensors", blob(8, 12 * MIB))
+    with Proxy(weed.port, hold_at=5 * MIB if why.startswith("the") else None) as proxy:
+        more = [] if why.startswith("the") else [why]
+        process = start(
+            f"s3://{BUCKET}/stalled",
+            str(tmp_path),
+            f"--endpoint={proxy.endpoint}",
+            "--progress-interval=0.2",
+            *SMALL,
+            *more,
+        )
+        assert process.stdout is not None
+        next(line for line in process.stdout if " MB (" in line or " GB (" in line)
+        process.terminate()
+        output, _ = process.communicate(timeout=10)
+    assert process.returncode == EXIT_INTERRUPTED, output
+    assert "interrupted; what was fetched is kept" in output
+    with (tmp_path / ".tandem/lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert fetch(weed, tmp_path, prefix="stalled") == EXIT_OK
 
 
 def _read_all(terminal: int) -> str:
