@@ -81,6 +81,10 @@ class SizeOnly:
         return f"size ({self.why})"
 
 
+AS_ASKED = SizeOnly("as --verify asks").verify(Path(), [])
+"""What the manifest says of a file whose checksum nobody wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Empty:
     """An object without bytes; stores disagree about parts of one that was uploaded in parts."""

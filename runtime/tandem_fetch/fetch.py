@@ -15,6 +15,7 @@ from tandem_contract.fetch_flags import DEFAULT_EXCLUDE, FetchFlags
 
 from tandem_fetch import credentials, disk, hub, keys, model_folder
 from tandem_fetch.bucket import BucketOrigin
+from tandem_fetch.checks import AS_ASKED
 from tandem_fetch.endpoints import locate
 from tandem_fetch.errors import (
     BadSource,
@@ -131,6 +132,8 @@ class Fetch:
         last = store.last()
         known = {entry.path: entry for entry in last.files if entry.is_intact(folder)} if last else {}
         kept = [known[f.path] for f in files if f.path in known and known[f.path].is_copy_of(f)]
+        if self._flags.verify == "checksum":
+            kept = [entry for entry in kept if entry.verified != AS_ASKED]
         have = {entry.path for entry in kept}
         missing = [f for f in files if f.path not in have]
         manifest = self._manifest(origin, kept)

@@ -224,6 +224,16 @@ def test_without_any_checksum_the_log_says_so(tmp_path: Path, capfd: pytest.Capt
     assert verified(tmp_path) == {"a": "size (the store keeps no checksum of it)"}
 
 
+def test_a_cache_that_was_verified_by_size_only_is_fetched_again_for_checksums(tmp_path: Path) -> None:
+    with FakeS3({"m/a": b"weights"}, corrupt=lambda key, nth, body: bytes(len(body)) if nth == 1 else body) as server:
+        assert fetch(server, tmp_path, "--verify=size") == EXIT_OK
+        assert fetch(server, tmp_path, "--verify=size") == EXIT_OK
+        assert server.seen["GET", "m/a"] == 1
+        assert fetch(server, tmp_path) == EXIT_OK
+    assert (tmp_path / "a").read_bytes() == b"weights"
+    assert verified(tmp_path) == {"a": "md5"}
+
+
 def test_secrets_never_reach_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with FakeS3({"m/a": b"1"}, refuse=lambda *_: (403, "AccessDenied", {})) as server:
         assert fetch(server, tmp_path, "--log-level=debug", "--log-format=json") == EXIT_PERMANENT
