@@ -183,6 +183,8 @@ def test_what_says_nothing_about_an_answer_is_accepted(keyword: str) -> None:
         {"oneOf": [{"const": [1, {"a": None}]}, {"const": [True, {"a": None}]}, {"const": [1, {"a": False}]}]},
         {"$ref": "#/$defs/any", "$defs": {"any": FORMULA}},
         {"oneOf": [{"enum": list(range(4_000))}, {"enum": list(range(10_000, 14_000))}]},
+        {"oneOf": [*({"const": f"v{number}", "title": "V"} for number in range(400)), {"type": "null"}]},
+        {"oneOf": [closed({"kind": {"const": number}}, required=["kind"]) for number in range(200)]},
     ],
 )
 def test_exact_though_it_looks_otherwise(schema: Any) -> None:
@@ -207,6 +209,16 @@ def test_exact_though_it_looks_otherwise(schema: Any) -> None:
         ({"oneOf": [CAT, closed({"kind": {"const": "dog"}})]}, "alternatives 0 and 1"),
         ({"oneOf": [NODE, NODE]}, "alternatives 0 and 1"),
         ({"oneOf": [OPERATIONS[0]] * 2, "$defs": {"any": FORMULA}}, "alternatives 0 and 1"),
+        ({"oneOf": [*({"const": number} for number in range(9)), {"const": 8.0}]}, "alternatives 8 and 9"),
+        (
+            {
+                "oneOf": [
+                    *({"type": ["string", "null"], "const": f"v{number}"} for number in range(200)),
+                    {"const": "v"},
+                ]
+            },
+            "'oneOf' of 201 alternatives, too many to compare",
+        ),
     ],
 )
 def test_exact_only_sometimes(schema: Any, words: str) -> None:

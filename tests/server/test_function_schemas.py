@@ -230,3 +230,26 @@ def test_two_functions_of_one_name_are_named() -> None:
     functions = [FunctionDefinition(name=name) for name in ("a", "b", "b")]
     with pytest.raises(ValueError, match=r"^'tools' has two functions named 'b'$"):
         ToolUse.asked(functions, None, parallel=None)
+
+
+@pytest.mark.parametrize("kind", ["array", ["object", "null"]])
+@pytest.mark.parametrize("choice", [None, "auto", "none", "required"])
+async def test_parameters_describe_an_object_whatever_the_choice(
+    http: aiohttp.ClientSession, kind: Any, choice: str | None
+) -> None:
+    """Symptom: with `auto`, parameters of the type array were taken."""
+    tools = [{"type": "function", "function": {"name": name, "parameters": {"type": kind}}} for name in "ab"]
+    tools[0]["function"]["parameters"] = {}  # type: ignore[index]
+    status, error = await refused(
+        http, CHAT, {"model": "tiny", "messages": HELLO, "tools": tools, "tool_choice": choice}
+    )
+    assert (status, error["param"]) == (400, "tools[1].function.parameters")
+    assert "must describe an object: 'type' is " in error["message"]
+
+
+def test_size_is_what_the_client_wrote() -> None:
+    """Symptom: descriptions aside, 11,000 Chinese characters were too large. Cause: each was counted as its escape."""
+    names = [f"\u7684{number}" + "\u7684" * 40 for number in range(1_000)]
+    assert accepts(grammar(of({"enum": names}), "required"), {"a/b": [names[7]]})
+    with pytest.raises(GrammarError, match=r"'tools': has \d{5} characters; at most 65536 are allowed"):
+        grammar(of({"enum": names * 2}), "required")

@@ -79,6 +79,7 @@ def test_calls_with_their_results(messages: list[Any]) -> None:
         ([HELLO, calls("a"), result("b")], "messages[2].tool_call_id", "'b', which is no call of 'messages[1]'"),
         ([calls("a"), result("a"), calls("b"), result("a")], "messages[3].tool_call_id", "no call of 'messages[2]'"),
         ([HELLO, calls("a")], "messages[1].tool_calls", "none for 'a'"),
+        ([calls("b", "a", "a"), result("a"), result("b")], "messages[0].tool_calls[2].id", "as of another call"),
         ([calls("a" * 9_000)], "messages[0].tool_calls", f"none for '{'a' * 64}'"),
         ([HELLO, calls("a"), HELLO, result("a")], "messages[1].tool_calls", "none for 'a'"),
         ([calls("a", "b"), result("a"), calls("c"), result("c")], "messages[0].tool_calls", "none for 'b'"),

@@ -18,6 +18,18 @@ def _object(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.builds(shape, st.dictionaries(_NAMES, children, max_size=3), st.tuples(*[st.booleans()] * 3))
 
 
+_BOUNDS = st.one_of(st.sampled_from([0, 1, -1, 0.5, 100]), st.decimals(-20, 20, places=3).map(float))
+
+
+def _range(drawn: tuple[float, float, bool, bool]) -> dict[str, Any]:
+    lower, upper = sorted(drawn[:2])
+    return {
+        "type": "number",
+        "exclusiveMinimum" if drawn[2] else "minimum": lower,
+        "exclusiveMaximum" if drawn[3] else "maximum": upper + 0.5,
+    }
+
+
 _LEAVES: st.SearchStrategy[Any] = st.one_of(
     st.just({"type": "boolean"}),
     st.just({"type": "null"}),
@@ -28,6 +40,7 @@ _LEAVES: st.SearchStrategy[Any] = st.one_of(
     st.tuples(st.integers(-50, 50), st.integers(0, 200)).map(
         lambda r: {"type": "integer", "minimum": r[0], "maximum": r[0] + r[1]}
     ),
+    st.tuples(_BOUNDS, _BOUNDS, st.booleans(), st.booleans()).map(_range),
     st.lists(st.one_of(_TEXTS, st.integers(-(2**53), 2**53), st.booleans(), st.none()), min_size=1, max_size=4).map(
         lambda values: {"enum": values}
     ),

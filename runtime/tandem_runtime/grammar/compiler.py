@@ -11,7 +11,10 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from tandem_runtime.core.errors import GrammarError
 
 MAX_SOURCE_CHARS = 64 * 1024
-"""With the limits below, any grammar of this size compiles, or is refused, in well under a second."""
+"""Of a schema, a pattern, choices or a grammar, as the client wrote them."""
+MAX_GRAMMAR_CHARS = 4 * MAX_SOURCE_CHARS
+"""Of what is made of it, quoted twice. With the limits below, any grammar of this size compiles, or is refused, in well
+under a second."""
 
 ENCODED_CHARS = 64
 """At least so many characters are encoded to find the next token where a grammar leaves no choice, and less than twice
@@ -57,8 +60,8 @@ class GrammarCompiler:
 
     def compile(self, grammar: str, limits: Limits = Limits.LONG) -> LLMatcher:
         """A matcher at its beginning. Releases the GIL. Raises `GrammarError`."""
-        if len(grammar) > MAX_SOURCE_CHARS:
-            raise GrammarError(f"{len(grammar)} characters of grammar; at most {MAX_SOURCE_CHARS} are allowed")
+        if len(grammar) > MAX_GRAMMAR_CHARS:
+            raise GrammarError("the structure is too large once it is written as a grammar; ask for less")
         if self._tokenizer is None:
             raise GrammarError("the model names no token that ends an answer, so its structure cannot be enforced")
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits.value)

@@ -10,6 +10,8 @@ _INTO_ITSELF = re.compile("#(/|$)")
 """References that are followed."""
 _MOST_STEPS = 10_000
 _MOST_DEPTH = 64
+_MOST_NESTED = 3
+"""Required properties in required properties, where many schemas are compared at once."""
 
 
 class _Facts(NamedTuple):
@@ -32,12 +34,39 @@ class Distinction:
         self._facts: dict[int, _Facts] = {}
         """By a schema's id: each is compared with many."""
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether so much has been compared that the rest is not."""
+        return self._steps > _MOST_STEPS
+
+    def all_apart(self, options: list[Any], depth: int = 0) -> bool:
+        """Whether surely no value satisfies two of them, by what tells any number of them apart at once: their types,
+        their values, or those of a required property."""
+        resolved = [self._resolved(option) for option in options]
+        if depth > _MOST_NESTED or not all(isinstance(option, Mapping) for option in resolved):
+            return False
+        groups: dict[frozenset[str], list[Any]] = {}
+        for option in resolved:
+            types = self._facts_of(option).types
+            groups.setdefault(frozenset(types or ()), []).append(option)
+        if frozenset() in groups or sum(map(len, groups)) > len(frozenset().union(*groups)):
+            return False
+        return all(len(group) == 1 or self._values_differ(types, group, depth) for types, group in groups.items())
+
+    def _values_differ(self, types: frozenset[str], options: list[Any], depth: int) -> bool:
+        facts = [self._facts_of(option) for option in options]
+        values = [one.values for one in facts if one.values is not None]
+        if len(values) == len(facts):
+            return sum(map(len, values)) == len(frozenset().union(*values))
+        names = set.intersection(*[one.required for one in facts]) if types == {"object"} else set()
+        return any(self.all_apart([option["properties"][name] for option in options], depth + 1) for name in names)
+
     def apart(self, one: Any, other: Any) -> bool:
         """Whether surely no value satisfies both."""
         self._steps += 1
         one, other = self._resolved(one), self._resolved(other)
         pair = (id(one), id(other))
-        if pair in self._asked or len(self._asked) >= _MOST_DEPTH or self._steps > _MOST_STEPS:
+        if pair in self._asked or len(self._asked) >= _MOST_DEPTH or self.is_spent:
             return False
         self._asked.add(pair)
         try:

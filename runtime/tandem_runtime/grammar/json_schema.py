@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from tandem_runtime.core.errors import GrammarError
+from tandem_runtime.grammar.bounds import with_exact_bounds
 from tandem_runtime.grammar.control_characters import has_control_characters
 from tandem_runtime.grammar.distinction import Distinction, types_of
 
@@ -111,7 +112,7 @@ class _Reader:
             self._check_one_of(schema["oneOf"], path)
             others = made["allOf"] if isinstance(made.get("allOf"), list) else []
             made["allOf"] = [*others, {"anyOf": made.pop("oneOf")}]
-        return made
+        return with_exact_bounds(made)
 
     def _below(self, kind: Below, value: Any, path: str) -> Any:
         if kind in ("schema", "schemas") and isinstance(value, list):  # `items` may be a list in older drafts
@@ -151,8 +152,16 @@ class _Reader:
         return known
 
     def _check_one_of(self, options: list[Any], path: str) -> None:
+        if self._distinction.all_apart(options):
+            return
         for (i, one), (j, other) in combinations(enumerate(options), 2):
             if not self._distinction.apart(one, other):
+                if self._distinction.is_spent:
+                    raise _refusal(
+                        f"'oneOf' of {len(options)} alternatives, too many to compare each with each,",
+                        path,
+                        "use anyOf, or give all of them the same required property with a different const each",
+                    )
                 raise _refusal(
                     f"'oneOf', whose alternatives {i} and {j} may both hold,",
                     path,

@@ -155,8 +155,8 @@ def _tool_choice(body: ResponsesRequest) -> str | dict[str, Any]:
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:
-    fields = {"type", "name", "description", "parameters"}
-    return tool.model_dump(include=fields) | {"strict": bool(tool.strict)}
+    # `strict` too as it came: where it was not said, both true and false would mean something else, sent back.
+    return tool.model_dump(include={"type", "name", "description", "parameters", "strict"})
 
 
 def _text_format(body: ResponsesRequest) -> dict[str, Any]:

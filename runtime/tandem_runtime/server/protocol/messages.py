@@ -119,8 +119,14 @@ def check_calls(messages: list[Message]) -> None:
             missing.discard(message.tool_call_id)
             continue
         _check_answered(missing, calling)
-        calls = message.tool_calls if isinstance(message, AssistantMessage) else None
-        calling, called = index, {call.id for call in calls or ()}
+        calls = [call.id for call in message.tool_calls or ()] if isinstance(message, AssistantMessage) else []
+        calling, called = index, set(calls)
+        if len(called) < len(calls):
+            position = next(at for at, call_id in enumerate(calls) if call_id in calls[:at])
+            raise ValueError(
+                f"'messages[{index}].tool_calls[{position}].id' is {calls[position][:64]!r}, as of another call of the "
+                "message; give each an id of its own"
+            )
         missing = set(called)
     _check_answered(missing, calling)
 

@@ -120,17 +120,28 @@ InputItems = Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSA
 
 
 def check_calls(items: str | list[InputItem]) -> None:
-    """Every call has its output, and every output its call, as OpenAI insists. Raises `ValueError` that names which."""
-    if isinstance(items, str):
-        return
-    calls = {item.call_id: index for index, item in enumerate(items) if isinstance(item, FunctionCallItem)}
-    outputs = {item.call_id: index for index, item in enumerate(items) if isinstance(item, FunctionOutputItem)}
-    for call_id, index in outputs.items():
-        if calls.get(call_id, index) >= index:
-            raise ValueError(f"'input[{index}].call_id' is {call_id[:64]!r}, which is no function call before it")
-    for call_id, index in calls.items():
-        if call_id not in outputs:
-            raise ValueError(f"'input[{index}]' is the function call {call_id[:64]!r}, for which there is no output")
+    """Every call has its output, and every output its call, as OpenAI insists. Raises `ValueError` that names which.
+
+    An id may come again once its call has been answered.
+    """
+    unanswered: dict[str, int] = {}
+    answered: set[str] = set()
+    for index, item in enumerate(() if isinstance(items, str) else items):
+        if isinstance(item, FunctionCallItem):
+            if (earlier := unanswered.setdefault(item.call_id, index)) != index:
+                raise ValueError(
+                    f"'input[{index}].call_id' is {item.call_id[:64]!r}, as of 'input[{earlier}]', which has no output "
+                    "yet; give each call an id of its own"
+                )
+        elif isinstance(item, FunctionOutputItem):
+            if item.call_id not in unanswered and item.call_id not in answered:
+                raise ValueError(
+                    f"'input[{index}].call_id' is {item.call_id[:64]!r}, which is no function call before it"
+                )
+            unanswered.pop(item.call_id, None)
+            answered.add(item.call_id)
+    for call_id, index in unanswered.items():
+        raise ValueError(f"'input[{index}]' is the function call {call_id[:64]!r}, for which there is no output")
 
 
 def to_messages(items: str | list[InputItem], instructions: str | None) -> list[Message]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.grammar import sources
@@ -15,10 +15,18 @@ from tandem_runtime.server.protocol.base import JsonObject, RequestModel
 MAX_TOOLS = 128
 
 
+def _of_an_object(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type", "object") != "object":
+        raise ValueError(f"must describe an object: 'type' is {schema['type']!r}")
+    return schema
+
+
 class FunctionDefinition(RequestModel):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     description: str | None = None
-    parameters: JsonObject | None = Field(None, description="A JSON schema of an object; without it: any object.")
+    parameters: Annotated[JsonObject, AfterValidator(_of_an_object)] | None = Field(
+        None, description="A JSON schema of an object; without it: any object."
+    )
     strict: bool | None = Field(
         None,
         description="Arguments always follow `parameters`, with tool_choice auto too. `false`: what cannot be enforced "
@@ -109,7 +117,4 @@ class ToolUse:
 
 
 def _arguments(function: FunctionDefinition, *, free: bool) -> dict[str, Any]:
-    schema = function.parameters or {}
-    if schema.get("type", "object") != "object":
-        raise GrammarError(f"the parameters of '{function.name}' must be an object, not {schema['type']!r}")
-    return ({} if free else schema) | {"type": "object"}
+    return ({} if free else function.parameters or {}) | {"type": "object"}
