@@ -197,10 +197,22 @@ def test_exact_though_it_looks_otherwise(schema: Any) -> None:
         ({"type": "string", "format": "zorp"}, "the format 'zorp' at # .* use a pattern, or one of date, "),
         ({"format": "unknown"}, "the format 'unknown' at #"),
         ({"type": "string", "format": "iri"}, "the format 'iri' at #"),
-        ({"type": "string", "pattern": "^(?!a)"}, "'pattern' that looks around or back at #"),
-        ({"type": "string", "pattern": "(?<=a)b"}, "'pattern' that looks around or back at #"),
-        ({"type": "string", "pattern": "\\bb"}, "'pattern' that looks around or back at #"),
-        ({"type": "string", "pattern": "(a)\\1"}, "'pattern' that looks around or back at #"),
+        (
+            {"type": "string", "pattern": "^(?!a)"},
+            "'pattern' that looks around or back, or that others read otherwise, at #",
+        ),
+        (
+            {"type": "string", "pattern": "(?<=a)b"},
+            "'pattern' that looks around or back, or that others read otherwise, at #",
+        ),
+        (
+            {"type": "string", "pattern": "\\bb"},
+            "'pattern' that looks around or back, or that others read otherwise, at #",
+        ),
+        (
+            {"type": "string", "pattern": "(a)\\1"},
+            "'pattern' that looks around or back, or that others read otherwise, at #",
+        ),
         ({"type": "object", "additionalProperties": {"oneOf": [{"$ref": "#"}, {"type": "object"}]}}, "0 and 1"),
         ({"type": "object", "minProperties": 1}, "'minProperties' at # .* additionalProperties false"),
         ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "'oneOf', whose alternatives 0 and 1 may both hold"),
@@ -334,3 +346,78 @@ def test_the_page_lists_the_same_keywords() -> None:
     assert listed("refused when strict, else ignored") == set(REFUSED)
     assert listed("`format`") == FORMATS
     assert listed("`format` when strict refused, else ignored") == OTHER_FORMATS
+
+
+CONTROL = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"const": "\u0001"}}}
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [({"type": "object", "minProperties": 2}, '{"x": 1, "x": 1}'), (CONTROL, '{"\\u0061": "x"}')],
+)
+@pytest.mark.parametrize("place", ["components/schemas", "x-of/others"])
+def test_what_a_reference_finds_anywhere_is_read_like_the_rest(target: Any, text: str, place: str) -> None:
+    """Only llguidance looked into OpenAPI's `components`, and took twice the same property for two."""
+    outer, inner = place.split("/")
+    schema = {outer: {inner: {"A/B": target}}, "$ref": f"#/{place}/A~1B"}
+    with pytest.raises(GrammarError, match=f"#/{place}/A~1B cannot be enforced"):
+        accepts(schema, text)
+    assert accepts(schema, text, strict=False)
+
+
+def test_a_reference_into_what_is_kept_elsewhere_or_not_at_all() -> None:
+    node = closed({"next": {"anyOf": [{"$ref": "#/components/node"}, {"type": "null"}]}}, required=["next"])
+    assert accepts({"components": {"node": node}, "$ref": "#/components/node"}, '{"next": {"next": null}}')
+    other = {
+        "properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "null"}]}, "b": {"$ref": "#/properties/a/oneOf/0"}}
+    }
+    assert accepts(closed(**other), '{"a": null, "b": 1}')
+    assert not accepts(closed(**other), '{"a": null, "b": null}')
+    named = {"not": {"type": "null"}, "$defs": {"n": {"$ref": "#/not"}}, "$ref": "#/$defs/n"}
+    assert accepts(named, "null", strict=False)
+    with pytest.raises(GrammarError, match="does not exist"):
+        accepts({"$ref": "#/components/none"}, "1")
+
+
+@pytest.mark.parametrize(
+    "unread", [{"x-order": 2**60}, {"components": {"A": {"default": 1e300}}}, {"deprecated": -(2**63)}]
+)
+def test_numbers_that_nothing_is_compared_with_may_be_any(unread: dict[str, Any]) -> None:
+    assert accepts({"type": "integer", **unread}, "7")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^\<b\>$",
+        r"^\cA$",
+        "^[[:alpha:]]+$",
+        "^[a-z&&[^b]]$",
+        "^[a-c--b]$",
+        "^(?x) a b$",
+        r"^\x{61}$",
+        r"^a\z",
+        r"\Aa",
+        r"^\a$",
+    ],
+)
+def test_patterns_that_others_read_otherwise(pattern: str) -> None:
+    """Rust has a syntax of its own for some, and refuses others, which a function that is not strict may well have."""
+    schema = {"type": "string", "pattern": pattern}
+    with pytest.raises(GrammarError, match=r"'pattern' .* at # cannot be enforced"):
+        accepts(schema, '"b"')
+    assert accepts(schema, '"b"', strict=False)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"^\x61\[&&--$", "a[&&--"),
+        ("^(?:a|b)$", "b"),
+        (r"^[\[&\]-]+$", "[&]-"),
+        (r"^[a\-~&]$", "~"),
+        ("^(?<n>a)$", "a"),
+    ],
+)
+def test_patterns_that_all_read_alike(pattern: str, text: str) -> None:
+    assert accepts({"type": "string", "pattern": pattern}, json.dumps(text))

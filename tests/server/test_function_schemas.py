@@ -89,6 +89,19 @@ async def test_the_refusal_is_a_400(http: aiohttp.ClientSession) -> None:
     assert "'f', 'uniqueItems' at #/properties/a~1b/items cannot be enforced" in error["message"]
 
 
+def test_a_schema_that_nothing_satisfies_is_told_in_the_clients_words() -> None:
+    """The error quoted the grammar around it, with its private options."""
+    never = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "minLength": 3, "maxLength": 2}},
+        "required": ["a"],
+    }
+    with pytest.raises(GrammarError) as error:
+        accepts(grammar(never, "required"), {"a": ""})
+    assert "minLength" in str(error.value) or "satisf" in str(error.value).lower()
+    assert not any(ours in str(error.value) for ours in ("%json", "args_", "x-guidance"))
+
+
 class Level(enum.Enum):
     LOW = "low"
     HIGH = "high"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -100,7 +101,10 @@ class _Tokenizer:
         return token_ids
 
 
+_OURS = re.compile(r"\n *\d+ \| [^\n]*%json")
+
+
 def explain(matcher: LLMatcher) -> str:
-    """The matcher's error, without the state that llguidance appends."""
-    error = matcher.get_error().split("\n<", 1)[0].strip()
+    """The matcher's error, without the state that llguidance appends, nor lines of a grammar that no client wrote."""
+    error = _OURS.split(matcher.get_error().split("\n<", 1)[0], maxsplit=1)[0].strip()
     return "no text satisfies it" if error.startswith("NoExtension") else error

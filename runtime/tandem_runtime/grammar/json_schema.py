@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.grammar.bounds import with_exact_bounds
@@ -50,19 +51,23 @@ OTHER_FORMATS = frozenset([
 ])  # fmt: skip
 """Of the standard too, but not enforced. Any other is foreign: it says nothing to who validates an answer."""
 
-ANNOTATIONS = frozenset([
-    "title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment",
-])  # fmt: skip
-"""Not worth a grammar's room; and a default may be a number that no grammar should hold."""
-
 _HARMLESS: dict[str, Sequence[Any]] = {
     "uniqueItems": [False], "unevaluatedProperties": [True, {}], "unevaluatedItems": [True, {}], "minContains": [0],
     "propertyNames": [True, {}, {"type": "string"}],
 }  # fmt: skip
 """Values that allow everything."""
-_PARTS = re.compile(r"\\.|\[(?:\\.|[^\[\]\\])*\]|\(\?<?[=!]", re.DOTALL)
-_LOOK = re.compile(r"\(.*|\\[bB1-9k]")
-"""Of a pattern's parts, one that looks around, or back at what was matched."""
+_KEPT = frozenset(["$schema", "$id", "id", "$anchor", *ENFORCED])
+"""All others say nothing about an answer; what a `$ref` finds below one of them is kept apart."""
+_PARTS = re.compile(r"\\x\{|\\.|\[(?:\\.|[^\]\\])*\]?|\(\?<?.?", re.DOTALL)
+_FOREIGN = re.compile(
+    r"\(\?<?[=!]|\\[bB1-9k]"  # looks around, or back at what was matched
+    r"|\(\?[a-zA-Z-]|\\[aAzZ<>cGQ]|\\x\{"  # means another thing to ECMA-262, or nothing
+    r"|\[\^?(?:\]|(?:\\.|[^\]\\])*?(?:\[|&&|--|~~))",  # sets of nothing, and within sets
+    re.DOTALL,
+)
+"""Of a pattern's parts, one that cannot be enforced, or that regular expressions of others read otherwise."""
+_MOVED = "-moved-"
+"""Begins names of definitions that a schema's author would hardly give."""
 _DIALECTS = (
     *(f"http://json-schema.org/draft-0{number}/schema" for number in (4, 6, 7)),
     "https://json-schema.org/draft/2019-09/schema",
@@ -76,7 +81,7 @@ def enforceable(schema: Schema, *, strict: bool, foreign_formats: bool) -> Schem
     `foreign_formats`: formats that the standard does not define are ignored all the same.
     """
     reader = _Reader(schema, strict, foreign_formats)
-    kept: Schema = reader.read(schema, "#")
+    kept = reader.read_all()
     if strict and reader.open_object is not None and has_control_characters(kept):
         # Where \\u is allowed, "\\u0061" is a property beside "a" to the grammar, and the same to its reader.
         raise _refusal(
@@ -95,6 +100,16 @@ class _Reader:
         self._strict = strict
         self._foreign_formats = foreign_formats
         self._distinction = Distinction(root)
+        self._moved: dict[str, str] = {}
+        """Names of what references find where no keyword that is kept leads to, by their pointers."""
+        self._definitions: dict[str, Any] = {}
+
+    def read_all(self) -> Schema:
+        kept: Schema = self.read(self._root, "#")
+        if self._definitions and isinstance(kept, Mapping):
+            defined = kept.get("$defs")
+            kept = {**kept, "$defs": {**(defined if isinstance(defined, Mapping) else {}), **self._definitions}}
+        return kept
 
     def read(self, schema: Any, path: str) -> Any:
         if not isinstance(schema, Mapping):
@@ -104,7 +119,9 @@ class _Reader:
             if key in REFUSED:
                 if self._strict and value not in _HARMLESS.get(key, ()):
                     raise _refusal(f"'{key}'", path, REFUSED[key])
-            elif key not in ANNOTATIONS and self._is_kept(key, schema, path):
+            elif key == "$ref":
+                made[key] = self._reference(value)
+            elif key in _KEPT and self._is_kept(key, schema, path):
                 made[key] = self._below(ENFORCED.get(key, "none"), value, f"{path}/{key}")
         if self.open_object is None and not _is_closed(schema) and _names_properties(schema):
             self.open_object = path
@@ -123,20 +140,41 @@ class _Reader:
             return {name: self.read(child, f"{path}/{_escaped(name)}") for name, child in value.items()}
         return value
 
+    def _reference(self, reference: Any) -> Any:
+        """To where its target is kept. OpenAPI has schemas in `components`, and others refer to a neighbour's parts."""
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            return reference
+        if reference not in self._moved:
+            steps = [_unescaped(step) for step in unquote(reference).split("/")[1:]]
+            # Strict alternatives of a `oneOf` are kept elsewhere too.
+            if _leads_through_schemas(steps) and not (self._strict and "oneOf" in steps):
+                return reference
+            target: Any = self._root
+            for step in steps:
+                target = _child(target, step)
+            if not isinstance(target, Mapping | bool):
+                return reference  # the compiler says that there is none
+            name = f"{_MOVED}{len(self._moved)}"
+            self._moved[reference] = name
+            self._definitions[name] = self.read(target, reference)
+        return f"#/$defs/{self._moved[reference]}"
+
     def _is_kept(self, key: str, schema: Mapping[str, Any], path: str) -> bool:
         """Raises `GrammarError` where a keyword can be enforced only sometimes, and not here."""
         match key:
-            case "x-guidance" | "$dynamicAnchor" | "$recursiveAnchor":
-                return False  # llguidance would take the first for options, and the others for what cannot be ignored
             case "$schema":
                 return isinstance(schema[key], str) and schema[key].rstrip("#") in _DIALECTS
             case "format":
                 return self._is_format_kept(schema, path)
             case "pattern":
-                looks = isinstance(schema[key], str) and any(map(_LOOK.fullmatch, _PARTS.findall(schema[key])))
-                if self._strict and looks:
-                    raise _refusal("a 'pattern' that looks around or back", path, "write it without")
-                return not looks
+                foreign = isinstance(schema[key], str) and any(map(_FOREIGN.match, _PARTS.findall(schema[key])))
+                if self._strict and foreign:
+                    raise _refusal(
+                        "a 'pattern' that looks around or back, or that others read otherwise,",
+                        path,
+                        "write it plainly",
+                    )
+                return not foreign
             case "minProperties":
                 if self._strict and not _counts_surely(schema):
                     raise _refusal("'minProperties'", path, "name the properties, with additionalProperties false")
@@ -169,6 +207,25 @@ class _Reader:
                 )
 
 
+def _leads_through_schemas(steps: list[str]) -> bool:
+    """Whether every step of a JSON pointer is one that `_Reader` takes."""
+    at: Below = "schema"
+    for step in steps:
+        if at == "schema" and not step.isdecimal():
+            at = ENFORCED.get(step, "none")
+            if at == "none":
+                return False
+        else:
+            at = "schema"
+    return True
+
+
+def _child(value: Any, step: str) -> Any:
+    if isinstance(value, list):
+        return value[int(step)] if step.isdecimal() and int(step) < len(value) else None
+    return value.get(step) if isinstance(value, Mapping) else None
+
+
 def _counts_surely(schema: Mapping[str, Any]) -> bool:
     """Else the same property, written twice, would count as two."""
     required, least = schema.get("required"), schema["minProperties"]
@@ -190,6 +247,10 @@ def _refusal(what: str, path: str, remedy: str) -> GrammarError:
     return GrammarError(
         f'{what} at {path} cannot be enforced: {remedy}, or say "strict": false, which ignores it, and check the answer'
     )
+
+
+def _unescaped(step: str) -> str:
+    return step.replace("~1", "/").replace("~0", "~")
 
 
 def _escaped(name: str) -> str:
