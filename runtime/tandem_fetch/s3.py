@@ -65,22 +65,26 @@ class S3Source:
         return choose_check(
             size=file.size,
             etag=file.etag,
-            part_size=self._upload_part_size(request, what) if "-" in file.etag else None,
+            part_size=self._upload_part_size(request, file.size, what) if "-" in file.etag else None,
             stored=stored,
             etag_is_md5=head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head,
             stream_limit=STREAM_LIMIT,
         )
 
-    def _upload_part_size(self, request: dict[str, str], what: str) -> int | None:
-        """Bytes of the first upload part; None where the store does not know `partNumber`, which not all do."""
+    def _upload_part_size(self, request: dict[str, str], size: int, what: str) -> int | None:
+        """Bytes of all upload parts but the last; None where the store does not know `partNumber`, which not all do, or
+        the last part shows that they are unequal, as copies of parts make them."""
         try:
             with self._guard(what) as client:
-                part = client.head_object(**request, PartNumber=1)
+                first = client.head_object(**request, PartNumber=1)
+                count = first.get("PartsCount") or 0
+                last = client.head_object(**request, PartNumber=count) if count > 1 else first
         except FetchError as error:
             if error.retryable:
                 raise
             return None
-        return part["ContentLength"] if part.get("PartsCount") else None
+        part: int = first["ContentLength"]
+        return part if count and part * (count - 1) + last["ContentLength"] == size else None
 
     @contextmanager
     def open_range(self, file: RemoteFile, start: int, length: int) -> Iterator[ReadInto]:

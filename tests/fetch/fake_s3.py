@@ -89,9 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._refused(key, nth) and self._present(key):
             data, part = self.fake.objects[key], self.fake.part_size
             headers = {"Content-Length": str(len(data)), "ETag": f'"{self.fake.etag(data)}"', **self.fake.head}
-            if part is not None and "partNumber" in parse_qs(urlsplit(self.path).query):
+            if part is not None and (number := parse_qs(urlsplit(self.path).query).get("partNumber")):
+                begin = (int(number[0]) - 1) * part
                 headers |= {
-                    "Content-Length": str(part),
+                    "Content-Length": str(len(data[begin : begin + part])),
                     "x-amz-mp-parts-count": str(max(1, -(-len(data) // max(1, part)))),
                 }
             self.send_response(200)

@@ -74,6 +74,16 @@ def test_a_folder_arrives_whole_verified_and_marked(weed: Weed, model: dict[str,
     assert sorted(os.listdir(tmp_path / ".tandem")) == ["lock", "manifest.json"]
 
 
+def test_an_upload_of_unequal_parts_is_no_corrupt_one(weed: Weed, blob: Blob, tmp_path: Path) -> None:
+    """The first of three had a size that would make three parts. The model was fetched again and again."""
+    bodies = [blob(11, 5 * MIB), blob(12, 7 * MIB), blob(13, MIB)]
+    weed.upload_parts("unequal/a.safetensors", bodies)
+    assert fetch(weed, tmp_path, prefix="unequal") == EXIT_OK
+    assert contents(tmp_path) == {"a.safetensors": b"".join(bodies)}
+    [entry] = json.loads((tmp_path / MANIFEST).read_text())["files"]
+    assert entry["verified"] == "size (part size of the upload is unknown)"
+
+
 def test_a_complete_cache_is_recognised(weed: Weed, model: dict[str, bytes], tmp_path: Path) -> None:
     assert fetch(weed, tmp_path) == EXIT_OK
     before = (tmp_path / "config.json").stat().st_ino

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,10 +73,12 @@ class Weed:
         if part_size is None:
             self.client.put_object(Bucket=BUCKET, Key=key, Body=data)
             return
+        self.upload_parts(key, [data[start : start + part_size] for start in range(0, len(data), part_size)])
+
+    def upload_parts(self, key: str, bodies: Sequence[bytes]) -> None:
         upload = self.client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
         parts = []
-        for number, start in enumerate(range(0, len(data), part_size), start=1):
-            body = data[start : start + part_size]
+        for number, body in enumerate(bodies, start=1):
             answer = self.client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=number, Body=body)
             parts.append({"PartNumber": number, "ETag": answer["ETag"]})
         self.client.complete_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
