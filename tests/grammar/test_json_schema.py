@@ -197,22 +197,10 @@ def test_exact_though_it_looks_otherwise(schema: Any) -> None:
         ({"type": "string", "format": "zorp"}, "the format 'zorp' at # .* use a pattern, or one of date, "),
         ({"format": "unknown"}, "the format 'unknown' at #"),
         ({"type": "string", "format": "iri"}, "the format 'iri' at #"),
-        (
-            {"type": "string", "pattern": "^(?!a)"},
-            "'pattern' that looks around or back, or that others read otherwise, at #",
-        ),
-        (
-            {"type": "string", "pattern": "(?<=a)b"},
-            "'pattern' that looks around or back, or that others read otherwise, at #",
-        ),
-        (
-            {"type": "string", "pattern": "\\bb"},
-            "'pattern' that looks around or back, or that others read otherwise, at #",
-        ),
-        (
-            {"type": "string", "pattern": "(a)\\1"},
-            "'pattern' that looks around or back, or that others read otherwise, at #",
-        ),
+        ({"type": "string", "pattern": "^(?!a)"}, "'pattern' that looks around or back at #"),
+        ({"type": "string", "pattern": "(?<=a)b"}, "'pattern' that looks around or back at #"),
+        ({"type": "string", "pattern": "\\bb"}, "'pattern' that looks around or back at #"),
+        ({"type": "string", "pattern": "(a)\\1"}, "'pattern' that looks around or back at #"),
         ({"type": "object", "additionalProperties": {"oneOf": [{"$ref": "#"}, {"type": "object"}]}}, "0 and 1"),
         ({"type": "object", "minProperties": 1}, "'minProperties' at # .* additionalProperties false"),
         ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "'oneOf', whose alternatives 0 and 1 may both hold"),
@@ -375,7 +363,7 @@ def test_a_reference_into_what_is_kept_elsewhere_or_not_at_all() -> None:
     assert not accepts(closed(**other), '{"a": null, "b": null}')
     named = {"not": {"type": "null"}, "$defs": {"n": {"$ref": "#/not"}}, "$ref": "#/$defs/n"}
     assert accepts(named, "null", strict=False)
-    with pytest.raises(GrammarError, match="does not exist"):
+    with pytest.raises(GrammarError, match="leads to"):
         accepts({"$ref": "#/components/none"}, "1")
 
 
@@ -384,29 +372,6 @@ def test_a_reference_into_what_is_kept_elsewhere_or_not_at_all() -> None:
 )
 def test_numbers_that_nothing_is_compared_with_may_be_any(unread: dict[str, Any]) -> None:
     assert accepts({"type": "integer", **unread}, "7")
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        r"^\<b\>$",
-        r"^\cA$",
-        "^[[:alpha:]]+$",
-        "^[a-z&&[^b]]$",
-        "^[a-c--b]$",
-        "^(?x) a b$",
-        r"^\x{61}$",
-        r"^a\z",
-        r"\Aa",
-        r"^\a$",
-    ],
-)
-def test_patterns_that_others_read_otherwise(pattern: str) -> None:
-    """Rust has a syntax of its own for some, and refuses others, which a function that is not strict may well have."""
-    schema = {"type": "string", "pattern": pattern}
-    with pytest.raises(GrammarError, match=r"'pattern' .* at # cannot be enforced"):
-        accepts(schema, '"b"')
-    assert accepts(schema, '"b"', strict=False)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ UNENFORCEABLE: dict[str, tuple[dict[str, Any], Any]] = {
     "oneOf": ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, 1),
     "format": ({"type": "string", "format": "uri-reference"}, "::"),
     "pattern": ({"type": "string", "pattern": "^(?!a)"}, "a"),
+    "patternProperties": ({"type": "object", "patternProperties": {"^a": {"type": "null"}, "b$": {}}}, {"a": 1}),
 }
 
 

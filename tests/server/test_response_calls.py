@@ -11,6 +11,9 @@ import pytest
 from openai.types.responses import Response
 from server.response_events import events_of
 from support.api_server import Server
+from tandem_runtime.core.errors import RequestError
+from tandem_runtime.server.protocol.base import parse
+from tandem_runtime.server.protocol.responses import ResponsesRequest
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -197,6 +200,32 @@ async def test_the_clients_own_accumulation(client: openai.AsyncOpenAI) -> None:
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call", "function_call"]
     weather: Any = final.output[2]
     assert weather.parsed_arguments == {"city": "Paris"}
+
+
+def call(call_id: str) -> dict[str, Any]:
+    return {"type": "function_call", "call_id": call_id, "name": "now", "arguments": "{}"}
+
+
+def output(call_id: str) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": "noon"}
+
+
+@pytest.mark.parametrize(
+    ("items", "param"),
+    [
+        ([call("a"), output("a"), call("a")], "input[2]"),
+        ([call("a"), call("a"), output("a")], "input[1].call_id"),
+        ([output("a"), call("a"), output("a")], "input[0].call_id"),
+    ],
+)
+def test_an_id_may_come_again_once_its_call_is_answered(items: list[Any], param: str) -> None:
+    """Symptom: the last call of some that all had one id was taken to be answered by the output of the first."""
+    parse(
+        ResponsesRequest, {"model": "tiny", "input": [call("a"), output("a"), call("a"), call("b"), *map(output, "ba")]}
+    )
+    with pytest.raises(RequestError) as refusal:
+        parse(ResponsesRequest, {"model": "tiny", "input": items})
+    assert refusal.value.param == param
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from tandem_runtime.core.errors import GrammarError
 
+_OF_SCHEMA = re.compile(r"at \d+\(\d+\): failed to compile JSON schema: (.*?)(?:\n +\d+ \|.*)?", re.DOTALL)
+
 MAX_SOURCE_CHARS = 64 * 1024
 """Of a schema, a pattern, choices or a grammar, as the client wrote them."""
 MAX_GRAMMAR_CHARS = 4 * MAX_SOURCE_CHARS
@@ -101,10 +103,10 @@ class _Tokenizer:
         return token_ids
 
 
-_OURS = re.compile(r"\n *\d+ \| [^\n]*%json")
-
-
 def explain(matcher: LLMatcher) -> str:
-    """The matcher's error, without the state that llguidance appends, nor lines of a grammar that no client wrote."""
-    error = _OURS.split(matcher.get_error().split("\n<", 1)[0], maxsplit=1)[0].strip()
+    """The matcher's error, without the state that llguidance appends, or our own text around a client's schema."""
+    error = matcher.get_error().split("\n<", 1)[0].strip()
+    if (of_schema := _OF_SCHEMA.fullmatch(error)) is not None:
+        error = of_schema[1]
+    error = error.partition(" in regex /")[0].partition(":  (")[0]
     return "no text satisfies it" if error.startswith("NoExtension") else error

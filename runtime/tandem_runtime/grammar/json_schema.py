@@ -5,23 +5,24 @@ The keywords are those of the drafts 4 to 2020-12. Strict schemas are exact: wha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
-from urllib.parse import unquote
 
 from tandem_runtime.core.errors import GrammarError
 from tandem_runtime.grammar.bounds import with_exact_bounds
 from tandem_runtime.grammar.control_characters import has_control_characters
 from tandem_runtime.grammar.distinction import Distinction, types_of
+from tandem_runtime.grammar.endings import can_end
+from tandem_runtime.grammar.patterns import UnreadablePatternError, disjoint, to_rust
+from tandem_runtime.grammar.references import ROOT, Place, References
 
 Schema = Mapping[str, Any] | bool
 Below = Literal["schema", "schemas", "named", "none"]
 """What a keyword's value is: a schema, a list of them, schemas by name, or neither."""
 
 ENFORCED: dict[str, Below] = {
-    "$ref": "none", "$defs": "named", "definitions": "named",
+    "$ref": "none", "$defs": "none", "definitions": "none",
     "type": "none", "const": "none", "enum": "none", "anyOf": "schemas", "allOf": "schemas", "oneOf": "schemas",
     "properties": "named", "patternProperties": "named", "additionalProperties": "schema", "required": "none",
     "minProperties": "none", "maxProperties": "none",
@@ -29,7 +30,7 @@ ENFORCED: dict[str, Below] = {
     "minLength": "none", "maxLength": "none", "pattern": "none", "format": "none",
     "minimum": "none", "maximum": "none", "exclusiveMinimum": "none", "exclusiveMaximum": "none", "multipleOf": "none",
 }  # fmt: skip
-"""`oneOf`, `minProperties`, `pattern` and `format` only as `_Reader` says."""
+"""`oneOf`, `minProperties`, `pattern` and `format` only as `_Reader` says, definitions where referred to."""
 
 REFUSED: dict[str, str] = {
     "not": "say what is allowed instead",
@@ -56,23 +57,13 @@ _HARMLESS: dict[str, Sequence[Any]] = {
     "propertyNames": [True, {}, {"type": "string"}],
 }  # fmt: skip
 """Values that allow everything."""
-_KEPT = frozenset(["$schema", "$id", "id", "$anchor", *ENFORCED])
-"""All others say nothing about an answer; what a `$ref` finds below one of them is kept apart."""
-_PARTS = re.compile(r"\\x\{|\\.|\[(?:\\.|[^\]\\])*\]?|\(\?<?.?", re.DOTALL)
-_FOREIGN = re.compile(
-    r"\(\?<?[=!]|\\[bB1-9k]"  # looks around, or back at what was matched
-    r"|\(\?[a-zA-Z-]|\\[aAzZ<>cGQ]|\\x\{"  # means another thing to ECMA-262, or nothing
-    r"|\[\^?(?:\]|(?:\\.|[^\]\\])*?(?:\[|&&|--|~~))",  # sets of nothing, and within sets
-    re.DOTALL,
-)
-"""Of a pattern's parts, one that cannot be enforced, or that regular expressions of others read otherwise."""
-_MOVED = "-moved-"
-"""Begins names of definitions that a schema's author would hardly give."""
 _DIALECTS = (
     *(f"http://json-schema.org/draft-0{number}/schema" for number in (4, 6, 7)),
     "https://json-schema.org/draft/2019-09/schema",
 )
 """Others are taken for the newest."""
+_MOST_SCHEMAS = 50_000
+"""More than fit into what clients may send, unless references lead to parts of parts."""
 
 
 def enforceable(schema: Schema, *, strict: bool, foreign_formats: bool) -> Schema:
@@ -81,7 +72,7 @@ def enforceable(schema: Schema, *, strict: bool, foreign_formats: bool) -> Schem
     `foreign_formats`: formats that the standard does not define are ignored all the same.
     """
     reader = _Reader(schema, strict, foreign_formats)
-    kept = reader.read_all()
+    kept: Schema = reader.read_all()
     if strict and reader.open_object is not None and has_control_characters(kept):
         # Where \\u is allowed, "\\u0061" is a property beside "a" to the grammar, and the same to its reader.
         raise _refusal(
@@ -99,65 +90,105 @@ class _Reader:
         self._root = root
         self._strict = strict
         self._foreign_formats = foreign_formats
-        self._distinction = Distinction(root)
-        self._moved: dict[str, str] = {}
-        """Names of what references find where no keyword that is kept leads to, by their pointers."""
-        self._definitions: dict[str, Any] = {}
+        self._references = References(root)
+        self._names: dict[Place, str] = {}
+        """Under `$defs`, of all that references lead to."""
+        self._waiting: list[tuple[Place, Any]] = []
+        """Of these, what is yet to be read."""
+        self._one_ofs: list[tuple[dict[str, Any], str]] = []
+        """What was made of schemas with `oneOf`, and where they are."""
+        self._read = 0
 
-    def read_all(self) -> Schema:
-        kept: Schema = self.read(self._root, "#")
-        if self._definitions and isinstance(kept, Mapping):
-            defined = kept.get("$defs")
-            kept = {**kept, "$defs": {**(defined if isinstance(defined, Mapping) else {}), **self._definitions}}
-        return kept
+    def read_all(self) -> Any:
+        made = self._schema(self._root, Place(ROOT, ROOT))
+        defined: dict[str, Any] = {}
+        while self._waiting:
+            place, schema = self._waiting.pop()
+            defined[self._names[place]] = self._schema(schema, place)
+        if not isinstance(made, dict):
+            return made
+        if defined:
+            made["$defs"] = defined
+        self._make_any_of(made)
+        if not can_end(made):
+            raise GrammarError(
+                "no finite answer satisfies the schema: what it requires leads to itself; let one of the references on "
+                'the way be optional, or an anyOf with {"type": "null"}'
+            )
+        return made
 
-    def read(self, schema: Any, path: str) -> Any:
+    def _schema(self, schema: Any, place: Place) -> Any:
+        self._read += 1
+        if self._read > _MOST_SCHEMAS:
+            raise GrammarError("the schema is too large: its references lead to parts of one another too often")
         if not isinstance(schema, Mapping):
             return schema  # a boolean; what else it may be, the compiler refuses
+        path = place.pointer
         made: dict[str, Any] = {}
         for key, value in schema.items():
             if key in REFUSED:
                 if self._strict and value not in _HARMLESS.get(key, ()):
                     raise _refusal(f"'{key}'", path, REFUSED[key])
-            elif key == "$ref":
-                made[key] = self._reference(value)
-            elif key in _KEPT and self._is_kept(key, schema, path):
-                made[key] = self._below(ENFORCED.get(key, "none"), value, f"{path}/{key}")
+            elif key == "$ref" and isinstance(value, str):
+                made[key] = self._reference(value, place)
+            elif self._is_kept(key, schema, path):
+                made[key] = self._below(ENFORCED.get(key, "none"), value, self._references.below(place, key))
         if self.open_object is None and not _is_closed(schema) and _names_properties(schema):
             self.open_object = path
-        if self._strict and isinstance(schema.get("oneOf"), list):
-            self._check_one_of(schema["oneOf"], path)
-            others = made["allOf"] if isinstance(made.get("allOf"), list) else []
-            made["allOf"] = [*others, {"anyOf": made.pop("oneOf")}]
-        return with_exact_bounds(made)
+        self._translate_patterns(made, path)
+        made = with_exact_bounds(made)
+        if self._strict and isinstance(made.get("oneOf"), list):
+            self._one_ofs.append((made, path))
+        return made
 
-    def _below(self, kind: Below, value: Any, path: str) -> Any:
+    def _reference(self, ref: str, origin: Place) -> str:
+        place, schema = self._references.follow(ref, origin)
+        if place.pointer == ROOT:
+            return ROOT
+        if place not in self._names:
+            self._names[place] = str(len(self._names))
+            self._waiting.append((place, schema))
+        return f"#/$defs/{self._names[place]}"
+
+    def _below(self, kind: Below, value: Any, place: Place) -> Any:
+        below = self._references.below
         if kind in ("schema", "schemas") and isinstance(value, list):  # `items` may be a list in older drafts
-            return [self.read(child, f"{path}/{index}") for index, child in enumerate(value)]
+            return [self._schema(child, below(place, str(index))) for index, child in enumerate(value)]
         if kind == "schema":
-            return self.read(value, path)
+            return self._schema(value, place)
         if kind == "named" and isinstance(value, Mapping):
-            return {name: self.read(child, f"{path}/{_escaped(name)}") for name, child in value.items()}
+            return {name: self._schema(child, below(place, name)) for name, child in value.items()}
         return value
 
-    def _reference(self, reference: Any) -> Any:
-        """To where its target is kept. OpenAPI has schemas in `components`, and others refer to a neighbour's parts."""
-        if not isinstance(reference, str) or not reference.startswith("#/"):
-            return reference
-        if reference not in self._moved:
-            steps = [_unescaped(step) for step in unquote(reference).split("/")[1:]]
-            # Strict alternatives of a `oneOf` are kept elsewhere too.
-            if _leads_through_schemas(steps) and not (self._strict and "oneOf" in steps):
-                return reference
-            target: Any = self._root
-            for step in steps:
-                target = _child(target, step)
-            if not isinstance(target, Mapping | bool):
-                return reference  # the compiler says that there is none
-            name = f"{_MOVED}{len(self._moved)}"
-            self._moved[reference] = name
-            self._definitions[name] = self.read(target, reference)
-        return f"#/$defs/{self._moved[reference]}"
+    def _translate_patterns(self, made: dict[str, Any], path: str) -> None:
+        try:
+            if isinstance(made.get("pattern"), str):
+                made["pattern"] = to_rust(made["pattern"])
+        except UnreadablePatternError as error:
+            if self._strict:
+                raise _refusal(f"a 'pattern' {error}", path, "write it without") from error
+            del made["pattern"]
+        if not isinstance(by_pattern := made.get("patternProperties"), Mapping):
+            return
+        try:
+            patterns = [to_rust(pattern) for pattern in by_pattern]
+            if not disjoint(patterns):
+                raise UnreadablePatternError("that may match what another one matches")
+            made["patternProperties"] = dict(zip(patterns, by_pattern.values(), strict=True))
+        except UnreadablePatternError as error:
+            if self._strict:
+                raise _refusal(f"a pattern of 'patternProperties' {error}", path, "write it without") from error
+            del made["patternProperties"]
+            made.pop("additionalProperties", None)  # which may not hold for what the patterns match
+
+    def _make_any_of(self, root: dict[str, Any]) -> None:
+        """Of each `oneOf`, which only what has been read to the end tells."""
+        distinction = Distinction(root)
+        for made, path in self._one_ofs:
+            self._check_one_of(made["oneOf"], path, distinction)
+        for made, _ in self._one_ofs:
+            others = made["allOf"] if isinstance(made.get("allOf"), list) else []
+            made["allOf"] = [*others, {"anyOf": made.pop("oneOf")}]
 
     def _is_kept(self, key: str, schema: Mapping[str, Any], path: str) -> bool:
         """Raises `GrammarError` where a keyword can be enforced only sometimes, and not here."""
@@ -166,19 +197,11 @@ class _Reader:
                 return isinstance(schema[key], str) and schema[key].rstrip("#") in _DIALECTS
             case "format":
                 return self._is_format_kept(schema, path)
-            case "pattern":
-                foreign = isinstance(schema[key], str) and any(map(_FOREIGN.match, _PARTS.findall(schema[key])))
-                if self._strict and foreign:
-                    raise _refusal(
-                        "a 'pattern' that looks around or back, or that others read otherwise,",
-                        path,
-                        "write it plainly",
-                    )
-                return not foreign
             case "minProperties":
                 if self._strict and not _counts_surely(schema):
                     raise _refusal("'minProperties'", path, "name the properties, with additionalProperties false")
-        return True
+        # Of all others llguidance would take some for options, and compare numbers that no answer is compared with.
+        return key in ENFORCED and key not in ("$defs", "definitions")
 
     def _is_format_kept(self, schema: Mapping[str, Any], path: str) -> bool:
         named, types = schema["format"], types_of(schema)
@@ -189,12 +212,12 @@ class _Reader:
             raise _refusal(f"the format {named!r}", path, f"use a pattern, or one of {', '.join(sorted(FORMATS))}")
         return known
 
-    def _check_one_of(self, options: list[Any], path: str) -> None:
-        if self._distinction.all_apart(options):
+    def _check_one_of(self, options: list[Any], path: str, distinction: Distinction) -> None:
+        if distinction.all_apart(options):
             return
         for (i, one), (j, other) in combinations(enumerate(options), 2):
-            if not self._distinction.apart(one, other):
-                if self._distinction.is_spent:
+            if not distinction.apart(one, other):
+                if distinction.is_spent:
                     raise _refusal(
                         f"'oneOf' of {len(options)} alternatives, too many to compare each with each,",
                         path,
@@ -205,25 +228,6 @@ class _Reader:
                     path,
                     "use anyOf, or give them different types or a required property with a different const each",
                 )
-
-
-def _leads_through_schemas(steps: list[str]) -> bool:
-    """Whether every step of a JSON pointer is one that `_Reader` takes."""
-    at: Below = "schema"
-    for step in steps:
-        if at == "schema" and not step.isdecimal():
-            at = ENFORCED.get(step, "none")
-            if at == "none":
-                return False
-        else:
-            at = "schema"
-    return True
-
-
-def _child(value: Any, step: str) -> Any:
-    if isinstance(value, list):
-        return value[int(step)] if step.isdecimal() and int(step) < len(value) else None
-    return value.get(step) if isinstance(value, Mapping) else None
 
 
 def _counts_surely(schema: Mapping[str, Any]) -> bool:
@@ -247,12 +251,3 @@ def _refusal(what: str, path: str, remedy: str) -> GrammarError:
     return GrammarError(
         f'{what} at {path} cannot be enforced: {remedy}, or say "strict": false, which ignores it, and check the answer'
     )
-
-
-def _unescaped(step: str) -> str:
-    return step.replace("~1", "/").replace("~0", "~")
-
-
-def _escaped(name: str) -> str:
-    """As JSON pointers have it (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
