@@ -38,13 +38,20 @@ class Crowd(AbstractAsyncContextManager["Crowd"]):
         self._enough = False
         self.heard: list[list[Heard]] = [[] for _ in bodies]
         """All streams of each client."""
+        self._at_strike = [0] * len(bodies)
 
     @property
     def chunks(self) -> int:
         """Of all streams. Raises what went wrong for a client."""
         if self._running.done():
             self._running.result()
-        return sum(stream.chunks for streams in self.heard for stream in streams)
+        return sum(self._counts())
+
+    @property
+    def is_over_it(self) -> bool:
+        """Whether each client has heard more since the last strike: no answer has yet to begin that has lost a pod, and
+        of two in a row before its first token it may be the cause (ADR 0006)."""
+        return all(now > then for now, then in zip(self._counts(), self._at_strike, strict=True))
 
     def live_at(self, pod: EnginePod) -> list[Heard]:
         """Streams in their middle that are where they began, at `pod`."""
@@ -54,10 +61,14 @@ class Crowd(AbstractAsyncContextManager["Crowd"]):
     def strike(self, pod: EnginePod) -> Strike:
         """Kills it."""
         struck = [(stream, stream.chunks) for stream in self.live_at(pod)]
+        self._at_strike = self._counts()
         pod.kill()
         for stream, _ in struck:
             stream.pods = ""
         return Strike(struck)
+
+    def _counts(self) -> list[int]:
+        return [sum(stream.chunks for stream in streams) for streams in self.heard]
 
     async def __aenter__(self) -> Crowd:
         self._running = asyncio.gather(
