@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ import psutil
 import pytest
 from support import tiny_models
 from support.ports import free_port
+from tandem_contract.flags import ServeFlags
+from tandem_runtime.engine.process_client import ProcessEngineClient
 
 pytestmark = pytest.mark.processes
 
@@ -79,6 +82,18 @@ def pod(model: Path) -> Iterator[Pod]:
         for process in [*pod.children(), psutil.Process(pod.process.pid)]:
             process.kill()
         pod.process.communicate()
+
+
+async def test_an_engine_that_is_ready_has_told_of_its_pages(model: Path) -> None:
+    """Symptom: for its first second a ready pod had no KV page, by its metrics and to the gateway."""
+    flags = ServeFlags(model=str(model), device="cpu", cpu_threads=1, kv_cache_memory="16MiB")
+    client = ProcessEngineClient(flags, "pod")
+    client.start()
+    try:
+        await asyncio.wait_for(client.wait_ready(), READY_WITHIN_S)
+        assert client.status.kv_pages_total == client.info.num_pages
+    finally:
+        await client.close()
 
 
 def test_serves_and_leaves_nothing_behind(pod: Pod) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from support.collector import Collector
+from support.collector import PATIENCE_S, Collector
 from support.spans import CALLER, TRACE_ID, TRACEPARENT, Recorder
 from tandem_tracing import otel
 from tandem_tracing.context import TraceContext
@@ -18,19 +20,38 @@ from tandem_tracing.spans import FinishedSpan
 HEADERS = {"traceparent": TRACEPARENT, "tracestate": "vendor=1"}
 
 
-def tracing_to(url: str) -> OtelTracing:
-    return OtelTracing(OTLPSpanExporter(f"{url}/v1/traces"), service="tandem-decode", instance="d-0")
+def tracing_to(url: str, *, timeout: float = 10.0) -> OtelTracing:
+    """`timeout` (s): for one batch of spans, with all attempts at sending it."""
+    exporter = OTLPSpanExporter(f"{url}/v1/traces", timeout=timeout)
+    return OtelTracing(exporter, service="tandem-decode", instance="d-0")
 
 
-async def test_what_is_left_at_the_end_reaches_the_collector() -> None:
+@pytest.fixture
+def collector() -> Iterator[Collector]:
     with Collector() as collector:
-        tracing = tracing_to(collector.url)
-        span = tracing.receive("POST /x", HEADERS, {"a": 1})
-        span.fail("broken", "first")
-        span.fail("other", "second")
-        span.end()
-        await tracing.close()
-        seen = collector.spans.one("tandem-decode", "POST /x")
+        yield collector
+
+
+@pytest.fixture(autouse=True)
+def threads_end(collector: Collector) -> Iterator[None]:
+    """While they have a collector. The exporter's draws from `random` between its attempts, which later tests of random
+    inputs do not allow."""
+    before = threading.enumerate()
+    yield
+    collector.answers.set()
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), thread.name
+
+
+async def test_what_is_left_at_the_end_reaches_the_collector(collector: Collector) -> None:
+    tracing = tracing_to(collector.url)
+    span = tracing.receive("POST /x", HEADERS, {"a": 1})
+    span.fail("broken", "first")
+    span.fail("other", "second")
+    span.end()
+    await tracing.close()
+    seen = collector.spans.one("tandem-decode", "POST /x")
     assert (seen.trace_id, seen.parent_id, seen.state) == (TRACE_ID, CALLER, "vendor=1")
     assert (seen.error, seen.message, seen.attributes["a"]) == ("broken", "first", 1)
 
@@ -85,21 +106,20 @@ async def test_the_environments_sampler_decides_and_those_below_obey(monkeypatch
     assert len(recorder.spans.seen) == 1, "only the client that sampled is recorded"
 
 
-async def test_a_collector_that_hangs_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
-    with Collector() as collector:
-        collector.answers.clear()
-        tracing = tracing_to(collector.url)
-        began = time.monotonic()
-        for _ in range(5000):  # more than are kept
-            tracing.receive("POST /x", HEADERS, {}).end()
-        assert time.monotonic() - began < 5.0, "no export was waited for"
-        await asyncio.wait_for(tracing.close(), otel.CLOSE_TIMEOUT_S + 5.0)
-        assert "did not take the last spans" in caplog.text
+async def test_a_collector_that_hangs_holds_nobody_up(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
+    collector.answers.clear()
+    tracing = tracing_to(collector.url)
+    began = time.monotonic()
+    for _ in range(5000):  # more than are kept
+        tracing.receive("POST /x", HEADERS, {}).end()
+    assert time.monotonic() - began < 5.0, "no export was waited for"
+    await asyncio.wait_for(tracing.close(), otel.CLOSE_TIMEOUT_S + 5.0)
+    assert "did not take the last spans" in caplog.text
 
 
 async def test_a_collector_that_is_not_there_is_no_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    tracing = tracing_to(url)
+    tracing = tracing_to(url, timeout=1.0)
     tracing.receive("POST /x", HEADERS, {}).end()
     await asyncio.wait_for(tracing.close(), otel.CLOSE_TIMEOUT_S + 5.0)

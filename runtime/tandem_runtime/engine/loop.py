@@ -107,6 +107,11 @@ class Engine:
             # Whatever could be planned has been: only an event, or a deadline, changes that.
             self.turn(self._next_event(block=True))
 
+    def report(self) -> None:
+        """Publishes a status, if one is due: the first always is."""
+        if status := self._reporter.due(self._clock(), idle=self._in_flight == 0):
+            self._publish(status)
+
     def turn(self, event: Event | None) -> None:
         """Takes `event` and whatever else has happened, then does all that can be done now."""
         while event is not None and self._running:
@@ -341,5 +346,4 @@ class Engine:
         if self._outputs:
             self._publish(Outputs(self._outputs))
             self._outputs = []
-        if status := self._reporter.due(self._clock(), idle=self._in_flight == 0):
-            self._publish(status)
+        self.report()

@@ -126,6 +126,7 @@ def _serve(
         "model %s ready in %.1f s: %d KV pages of %d tokens, tensor parallel %d",
         flags.model, load_seconds, num_pages, config.page_size, config.tensor_parallel_size,
     )  # fmt: skip
+    engine.report()  # first, so that a pod that is ready has KV pages to tell of
     publish(_info(engine_config, config, load_seconds))
     try:
         engine.run()
