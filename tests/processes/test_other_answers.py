@@ -11,9 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from processes.faults import until
 from processes.streaming import Heard, hear
-from support.serving import EnginePod, Fleet, Process
+from support.serving import EnginePod, Fleet
 from tandem_contract import headers
 from tandem_contract import metrics as names
 
@@ -71,9 +70,8 @@ async def test_streams_stay_with_their_own_kind(fleet: Fleet, pods: list[EngineP
     texts = {status["name"]: heard.text[0] for status, heard in zip(known, alone, strict=True)}
     assert len(set(texts.values())) == 3
 
-    gateway: Process = fleet.gateway(pods, [], strategy="RoundRobin", resume_timeout=1.0, status_interval=0.1)
+    gateway = fleet.gateway(pods, [], strategy="RoundRobin", resume_timeout=1.0, status_interval=0.1)
     gateway.wait_ready()
-    await until(lambda: gateway.metric(names.GATEWAY_PODS, role="decode", state="ready") == 3)
     hearers = [Heard() for _ in range(6)]
     where: dict[str, list[Heard]] = {}
     hearing = asyncio.gather(*[heard_at(gateway.url, hearer, where) for hearer in hearers])

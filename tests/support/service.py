@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from support.serving import EnginePod, Fleet, Process
-from tandem_contract import metrics as names
-
-KNOWN_WITHIN_S = 60.0
+from support.serving import EnginePod, Fleet, Gateway
 
 
 @dataclass
 class Service:
     fleet: Fleet
-    gateway: Process
+    gateway: Gateway
     prefill: EnginePod
     decodes: list[EnginePod]
 
@@ -63,16 +59,7 @@ def serving(
     try:
         for process in (*pods, service.prefill, service.gateway):
             process.wait_ready()
-        _wait_known(service.gateway, len(pods) + 1)
         yield service
     finally:
         for process in (service.gateway, *service.decodes, service.prefill):
             process.kill()
-
-
-def _wait_known(gateway: Process, pods: int) -> None:
-    """A gateway is ready once it knows of one decode pod."""
-    deadline = time.monotonic() + KNOWN_WITHIN_S
-    while gateway.metric(names.GATEWAY_PODS, state="ready") < pods:
-        assert time.monotonic() < deadline, gateway.log()
-        time.sleep(0.02)

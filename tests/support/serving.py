@@ -183,6 +183,21 @@ class EnginePod(Process):
         raise AssertionError(f"pages leaked: {status}, quarantined {quarantined}\n{self.log()}")
 
 
+class Gateway(Process):
+    def __init__(self, flags: GatewayFlags, log: Path, env: Mapping[str, str]) -> None:
+        base, metrics = f"http://127.0.0.1:{flags.port}", f"http://127.0.0.1:{flags.metrics_port}"
+        super().__init__("gateway", to_argv(flags), log, base, metrics, env)
+        self._pods = len(flags.decode) + len(flags.prefill)
+
+    def wait_ready(self) -> None:
+        """Until it knows all its pods as ready; by itself it is once it knows of one that decodes."""
+        super().wait_ready()
+        deadline = time.monotonic() + START_PATIENCE_S
+        while self.metric(names.GATEWAY_PODS, state="ready") < self._pods:
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+
+
 class Fleet:
     """Starts pods of one model; `close` ends whatever still runs."""
 
@@ -218,7 +233,7 @@ class Fleet:
         """Another process in the place of one that ended."""
         return self._started(EnginePod(pod.flags, self._folder / f"{pod.flags.role}-{pod.flags.port}.log", self._env))
 
-    def gateway(self, decode: list[EnginePod], prefill: list[EnginePod], **options: Any) -> Process:
+    def gateway(self, decode: list[EnginePod], prefill: list[EnginePod], **options: Any) -> Gateway:
         flags = GatewayFlags(
             host="127.0.0.1",
             port=free_port(),
@@ -228,10 +243,7 @@ class Fleet:
             ticket_key_file=str(self.key_file),
             **options,
         )
-        base, metrics = f"http://127.0.0.1:{flags.port}", f"http://127.0.0.1:{flags.metrics_port}"
-        return self._started(
-            Process("gateway", to_argv(flags), self._folder / f"gateway-{flags.port}.log", base, metrics, self._env)
-        )
+        return self._started(Gateway(flags, self._folder / f"gateway-{flags.port}.log", self._env))
 
     def ticket(self, prefill: EnginePod, request_id: str, *, ttl_s: float = DEFAULT_TTL_S, key: bytes = b"") -> str:
         ticket = Ticket(
