@@ -45,7 +45,10 @@ KUBERNETES = Module(
         "etcd": "go.etcd.io/etcd/server/v3",
     },
 )
-ADDONS = Module(_MODULES / "addons", {"coredns": "./coredns", "box": "./box", "helm": "helm.sh/helm/v4/cmd/helm"})
+ADDONS = Module(
+    _MODULES / "addons",
+    {"coredns": "./coredns", "policies": "./policies", "box": "./box", "helm": "helm.sh/helm/v4/cmd/helm"},
+)
 _ALL = (KUBERNETES, ADDONS)
 
 

@@ -26,7 +26,7 @@ from tandem_cluster import (
 from tandem_cluster.errors import ClusterError
 from tandem_cluster.kubeconfig import kubeconfig
 from tandem_cluster.kubectl import Kubectl
-from tandem_cluster.manifests import DNS_RIGHTS
+from tandem_cluster.manifests import DNS_RIGHTS, POLICIES_RIGHTS
 from tandem_cluster.plan import Machine, Node, Plan
 from tandem_cluster.waiting import succeeds, wait_for
 
@@ -97,7 +97,7 @@ def _start(plan: Plan, programs: Path) -> None:
     admin.chmod(0o600)
     kubectl = _kubectl(admin)
     wait_for("the API server", lambda: succeeds(lambda: kubectl("get", "--raw=/readyz")), _UP_SECONDS)
-    kubectl.apply(*DNS_RIGHTS)
+    kubectl.apply(*DNS_RIGHTS, *POLICIES_RIGHTS)
     wait_for("all nodes to be ready", lambda: sum(_nodes(kubectl).values()) == len(plan.nodes), _UP_SECONDS)
     wait_for("cluster DNS", lambda: _answers(f"http://{plan.control.address}:8181/ready"), _UP_SECONDS)
     wait_for("service accounts", lambda: succeeds(lambda: kubectl("get", "serviceaccount", "default")), _UP_SECONDS)
@@ -119,6 +119,7 @@ def _start_node(plan: Plan, machine: Node, programs: Path, certificates: Path) -
         node.CA: (certificates / "ca.crt").read_text(),
         node.KUBECONFIG: kubeconfig(plan, certificates, machine.name),
         control_plane.PROXY_KUBECONFIG: kubeconfig(plan, certificates, "proxy"),
+        node.POLICIES_KUBECONFIG: kubeconfig(plan, certificates, "policies"),
     }
     daemons = node.daemons(plan, machine)
     _start_machine(plan, machine, files, supervisor.script(machine, programs, daemons, node.KERNEL_SETTINGS))

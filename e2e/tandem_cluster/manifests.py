@@ -1,25 +1,29 @@
-"""What every cluster holds before a test begins."""
+"""What every cluster holds before a test begins: rights of the programs that run on its machines, not in its pods."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# CoreDNS runs beside the control plane, not in pods: names resolve whichever node is lost.
-_DNS: dict[str, Any] = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "system:coredns"}}
 
-DNS_RIGHTS: tuple[dict[str, Any], ...] = (
-    {
-        **_DNS,
-        "kind": "ClusterRole",
-        "rules": [
-            {"apiGroups": [""], "resources": ["services", "namespaces", "pods"], "verbs": ["list", "watch"]},
-            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-        ],
-    },
-    {
-        **_DNS,
-        "kind": "ClusterRoleBinding",
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:coredns"}],
-    },
-)
+def _may_read(user: str, **resources: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
+    """`resources` by API group; `core` is the one without a name."""
+    rbac = "rbac.authorization.k8s.io"
+    common: dict[str, Any] = {"apiVersion": f"{rbac}/v1", "metadata": {"name": user}}
+    rules = [
+        {"apiGroups": ["" if group == "core" else f"{group}.k8s.io"], "resources": names, "verbs": ["list", "watch"]}
+        for group, names in resources.items()
+    ]
+    return (
+        {**common, "kind": "ClusterRole", "rules": rules},
+        {
+            **common,
+            "kind": "ClusterRoleBinding",
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": user},
+            "subjects": [{"apiGroup": rbac, "kind": "User", "name": user}],
+        },
+    )
+
+
+# CoreDNS runs beside the control plane, not in pods: names resolve whichever node is lost.
+DNS_RIGHTS = _may_read("system:coredns", core=("services", "namespaces", "pods"), discovery=("endpointslices",))
+POLICIES_RIGHTS = _may_read("system:policies", core=("namespaces", "pods"), networking=("networkpolicies",))

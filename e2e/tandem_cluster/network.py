@@ -16,6 +16,8 @@ Command = tuple[str, ...]
 
 # Routes with a smaller metric win: the drop counts only where, or once, the real route is gone.
 _LAST_RESORT = "4096"
+POLICIES_QUEUE = 100
+"""Where a node's program for NetworkPolicies finds the packets that it judges."""
 
 
 def up(plan: Plan) -> list[Command]:
@@ -77,7 +79,19 @@ def _plug_in(plan: Plan, node: Node) -> list[Command]:
         (*ip, "route", "add", str(plan.services), "dev", "eth0"),
         *((*ip, "route", "add", str(other.pods), "via", str(other.address)) for other in plan.nodes if other != node),
         (*control, "route", "add", str(node.pods), "via", str(node.address)),
+        _judged(node),
     ]
+
+
+def _judged(node: Node) -> Command:
+    """The first packet of every connection to or from a pod, once Services' addresses are rewritten; not kubelet's own,
+    whose probes no policy forbids."""
+    return (
+        *("nsenter", f"--net=/run/netns/{node.netns}", "iptables", "--wait", "--table", "mangle"),
+        *("--append", "POSTROUTING", "--match", "conntrack", "--ctstate", "NEW"),
+        *("--match", "owner", "!", "--uid-owner", "0"),
+        *("--jump", "NFQUEUE", "--queue-num", str(POLICIES_QUEUE), "--queue-bypass"),
+    )
 
 
 def _host(plan: Plan) -> list[Command]:

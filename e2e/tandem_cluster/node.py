@@ -1,11 +1,12 @@
-"""What runs on a node, and with which settings: containerd with the CNI bridge, kubelet, kube-proxy."""
+"""What runs on a node, and with which settings: containerd with the CNI bridge, kubelet, kube-proxy, and what enforces
+NetworkPolicies."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from tandem_cluster import control_plane
+from tandem_cluster import control_plane, network
 from tandem_cluster.plan import DNS_DOMAIN, Node, Plan
 from tandem_cluster.supervisor import BIN, LIB, RUN, Daemon, copy_of
 
@@ -15,6 +16,7 @@ CNI_CONFIG = RUN / "cni/net.d/10-bridge.conflist"
 CNI_PLUGINS = Path("/usr/lib/cni")
 KUBELET_CONFIG = RUN / "kubelet.json"
 KUBECONFIG = RUN / "kubelet"
+POLICIES_KUBECONFIG = RUN / "policies"
 CA = RUN / "ca.crt"
 
 # What kubelet sets for the whole kernel when it starts: it finds it done, in copies, and leaves the host's alone.
@@ -36,10 +38,17 @@ def daemons(plan: Plan, node: Node) -> list[Daemon]:
         f"--hostname-override={node.name}",
         f"--node-ip={node.address}",
     )
+    policies = (
+        f"{BIN}/policies",
+        f"--kubeconfig={POLICIES_KUBECONFIG}",
+        f"--hostname-override={node.name}",
+        f"--nfqueue-id={network.POLICIES_QUEUE}",
+    )
     return [
         Daemon("containerd", ("containerd", f"--config={CONTAINERD_CONFIG}")),
         Daemon("kubelet", kubelet, after=CONTAINERD_SOCKET),
         control_plane.proxy(plan, node.name),
+        Daemon("policies", policies),
     ]
 
 

@@ -40,6 +40,7 @@ def certificates(plan: Plan) -> list[Certificate]:
         Certificate("scheduler", "system:kube-scheduler"),
         Certificate("proxy", "system:kube-proxy"),
         Certificate("dns", "system:coredns"),
+        Certificate("policies", "system:policies"),
         *(Certificate(node.name, f"system:node:{node.name}", "system:nodes") for node in plan.nodes),
     ]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+from support import pods
 from tandem_cluster.errors import ClusterError
 from tandem_cluster.images import BOX
 from tandem_cluster.kubectl import Kubectl
@@ -12,6 +14,7 @@ from tandem_cluster.waiting import succeeds, wait_for
 
 SLOW_S = 180
 """A machine that does other things as well."""
+POD_NAME = "statefulset.kubernetes.io/pod-name"
 _LABELS = {"app": "web"}
 _DATA = {"name": "data", "mountPath": "/data"}
 
@@ -64,8 +67,17 @@ def _start(kubectl: Kubectl) -> None:
     wait_for("kube-proxy to know the Service", lambda: succeeds(lambda: _get(kubectl, "http://web/")), SLOW_S)
 
 
-def _get(kubectl: Kubectl, url: str) -> str:
-    return kubectl("exec", "web-0", "--container=serve", "--", "/box", "get", url).strip()
+def _get(kubectl: Kubectl, url: str, pod: str = "web-0") -> str:
+    return kubectl("exec", pod, "--container=serve", "--", "/box", "get", url).strip()
+
+
+def _is_shut(kubectl: Kubectl, pod: str, asks: str) -> bool:
+    """To the pod that `asks`: no answer of any kind comes."""
+    try:
+        _get(kubectl, f"http://{pod}.pods:8000/", asks)
+    except ClusterError as error:
+        return "Client.Timeout exceeded" in str(error)
+    return False
 
 
 def _answers(kubectl: Kubectl) -> set[str]:
@@ -86,6 +98,29 @@ def test_pods_on_two_nodes_answer_through_a_service_and_by_name(kubectl: Kubectl
     for pod in ("web-0", "web-1"):
         name = f"{pod}.pods.{kubectl.namespace}.svc.cluster.local"
         assert _get(kubectl, f"http://{name}:8000/") == f"{pod} hello"
+
+
+@pytest.mark.usefixtures("throwaway")
+def test_network_policies_close_pods_to_those_on_their_node_and_on_others(kubectl: Kubectl) -> None:
+    _start(kubectl)
+    node = kubectl("get", "pod", "web-1", "--output=jsonpath={.spec.nodeName}")
+    waits = {"name": "serve", "image": BOX, "imagePullPolicy": "Never", "args": ["pause"]}
+    near = {"nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [waits]}
+    policy = {"podSelector": {"matchLabels": {POD_NAME: "web-1"}}, "policyTypes": ["Ingress"]}
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "near"}, "spec": near},
+        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "shut"}, "spec": policy},
+    )
+    kubectl("wait", "pod/near", "--for=condition=Ready", f"--timeout={SLOW_S}s")
+    for asks in ("web-0", "near"):
+        wait_for(f"web-1 to be shut to {asks}", lambda asks=asks: _is_shut(kubectl, "web-1", asks), SLOW_S)
+        assert _get(kubectl, "http://web-0.pods:8000/", asks) == "web-0 hello"
+    kubectl("delete", "networkpolicy", "shut")
+    for asks in ("web-0", "near"):
+        wait_for(f"web-1 to be open to {asks}", lambda asks=asks: not _is_shut(kubectl, "web-1", asks), SLOW_S)
+    # Its probes came from its node all the while.
+    assert pods.is_ready(kubectl.get("pod", "web-1"))
+    assert pods.restarts(kubectl, "web-1") == 0
 
 
 def test_a_lost_node_is_noticed_and_comes_back(kubectl: Kubectl, throwaway: Callable[..., None]) -> None:

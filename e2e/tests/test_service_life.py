@@ -26,9 +26,10 @@ from support.services import (
     namespace,
     secrets,
 )
+from support.traffic import NAME as TRAFFIC
 from support.traffic import Traffic
 from tandem_cluster.kubectl import Kubectl
-from tandem_contract import labels, metrics
+from tandem_contract import labels, metrics, ports
 from tandem_operator.plan import names, ticket_keys
 from tandem_operator.plan.pods import TICKET_KEYS
 
@@ -44,6 +45,22 @@ try:
     print(urllib.request.urlopen(request, timeout=30).status)
 except urllib.error.HTTPError as error:
     print(error.code)
+"""
+
+REACHED = """\
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def reached(port):
+    try:
+        socket.create_connection((sys.argv[1], port), timeout=10).close()
+    except ConnectionRefusedError:
+        return True  # nobody listens there
+    except TimeoutError:
+        return False
+    return True
+ports = list(map(int, sys.argv[2:]))
+with ThreadPoolExecutor(len(ports)) as pool:
+    print(json.dumps([port for port, found in zip(ports, pool.map(reached, ports)) if found]))
 """
 
 
@@ -210,6 +227,24 @@ def test_pods_run_locked_down(service: Service) -> None:
         .strip()
         .endswith("No such file or directory")
     )
+
+
+@pytest.mark.usefixtures("throwaway", "traffic")  # other clusters' networks may not enforce policies
+def test_each_pod_reaches_only_the_ports_of_engine_pods_that_it_needs(service: Service) -> None:
+    (prefill,), (decode,) = service.pods("prefill"), service.pods("decode")
+    gateway, *_ = service.pods("gateway")
+
+    def reached(pod: dict[str, Any], engine: dict[str, Any]) -> set[int]:
+        wanted = (ports.API, ports.METRICS, ports.HANDOFF, ports.KV_DATA)
+        arguments = (engine["status"]["podIP"], *map(str, wanted))
+        found = service.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", REACHED, *arguments)
+        return set(json.loads(found))
+
+    stranger = service.kubectl.get("pod", TRAFFIC)
+    for engine, peer in ((prefill, decode), (decode, prefill)):
+        assert reached(stranger, engine) == {ports.METRICS}
+        assert reached(gateway, engine) == {ports.API, ports.METRICS}
+        assert reached(peer, engine) == {ports.METRICS, ports.HANDOFF, ports.KV_DATA}
 
 
 def test_scaling_decode_up_and_down_loses_nothing(service: Service, traffic: Traffic, moment: float) -> None:

@@ -1,3 +1,4 @@
+import pytest
 from tandem_cluster import network
 from tandem_cluster.network import Command
 from tandem_cluster.plan import Plan
@@ -25,11 +26,12 @@ def test_the_host_drops_each_range_before_it_has_a_way_there() -> None:
 def test_the_host_gets_only_an_interface_routes_and_namespaces() -> None:
     made = {command[1:3] for command in _on_host(network.up(PLAN))}
     assert made == {("netns", "add"), ("link", "add"), ("link", "set"), ("address", "add"), ("route", "add")}
-    assert not any("iptables" in command or "sysctl" in command[:1] for command in network.up(PLAN))
+    assert not any(command[0] in ("iptables", "sysctl") for command in network.up(PLAN))
 
 
-def test_settings_are_changed_inside_of_namespaces_only() -> None:
-    settings = [command for command in network.up(PLAN) if "sysctl" in command]
+@pytest.mark.parametrize("program", ["sysctl", "iptables"])
+def test_settings_are_changed_inside_of_namespaces_only(program: str) -> None:
+    settings = [command for command in network.up(PLAN) if program in command]
     assert settings
     assert all(command[:2] == ("nsenter", f"--net=/run/netns/{command[1].rpartition('/')[2]}") for command in settings)
     assert all(command[1].rpartition("/")[2].startswith(PLAN.name) for command in settings)
